@@ -1,0 +1,7 @@
+"""`python -m cxrlib`."""
+
+import sys
+
+from cxrlib.cli import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""The command line: `python -m cxrlib COMMAND ...`. Each command lives in its own module; this one only finds it.
+
+Bad input ends with one line on stderr and exit status 2. Ctrl-C ends with one line and 130.
+"""
+
+import argparse
+import errno
+import importlib
+import sys
+
+from cxrlib import __version__
+from cxrlib.errors import CxrError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "phantom": ("cxrlib.phantom.cli", "draw a cohort of synthetic radiographs, as a folder laid out like NIH's"),
+    "doctor": ("cxrlib.data.doctor", "say what is missing, broken or surprising in a folder of radiographs"),
+    "prepare": ("cxrlib.data.prepare", "decode a folder once into a store that trains at memory speed"),
+    "train": ("cxrlib.training.cli", "train a recipe on a store; the same command goes on with a stopped run"),
+    "evaluate": ("cxrlib.evaluation", "score a run: AUROC per finding with intervals, as text, CSV and a picture"),
+    "bench": ("cxrlib.bench", "measure this machine: store, phantom, and our training step beside timm's"),
+}
+"""Command: (the module with its `add_parser` and `run`, one line of help). A module is imported only when it is asked for."""
+
+
+def overview() -> str:
+    """The commands, one line each."""
+    return "commands:\n" + "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status.
+
+    A command's module has `add_parser(subparsers)`, which adds its own parser, and `run(args)`, which returns an exit status
+    or None for 0.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="python -m cxrlib",
+        description="Vision transformers for chest X-rays.",
+        usage="%(prog)s COMMAND ... (--help after a command explains it)",
+        epilog=overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cxrlib {__version__}")
+    if not arguments or arguments[0].startswith("-"):
+        parser.parse_args(arguments)  # --help and --version end here
+        parser.print_help()
+        return 2
+    name = arguments[0]
+    try:
+        if name not in COMMANDS:
+            raise CxrError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
+        command = importlib.import_module(COMMANDS[name][0])
+        command.add_parser(parser.add_subparsers(dest="command", required=True))
+        return command.run(parser.parse_args(arguments)) or 0
+    except CxrError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C", 130)
+    except BrokenPipeError:  # `... | head` closed the pipe
+        sys.stderr.close()
+        return 141
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail("no space left on the disk: free some and give the same command again; what was finished is kept", 2)
+        if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
+            return _fail(f"{error.strerror}: {error.filename}: check the path and its rights", 2)
+        raise
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"cxrlib: {' '.join(message.split())}", file=sys.stderr)
+    return status

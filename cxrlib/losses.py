@@ -1,0 +1,36 @@
+"""Losses: one function per equation. Each computes in float32, whatever the precision of the model.
+
+Letters of shapes: B batch, C findings.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_bce(logits_BC: Tensor, labels_BC: Tensor, *, count: Tensor | float | None = None) -> Tensor:
+    """Binary cross-entropy, averaged over the labels that are known.
+
+    Each finding is its own yes-or-no question, so an image may have several or none. A label that nobody gave is NaN: it
+    adds nothing to the loss and nothing to the gradient.
+
+        loss = - sum over known (b, c) of [ y log p + (1 - y) log(1 - p) ] / count,   p = sigmoid(logit)
+
+    Args:
+        logits_BC: One logit per image and finding.
+        labels_BC: 0, 1 or NaN (unknown); anything between is a soft label.
+        count: What to divide by. None: the known labels of this batch. A batch that is computed in parts divides each
+            part by the count of the whole, so that the parts add up to the loss of the whole.
+
+    Returns:
+        A scalar, float32. 0 if no label is known.
+
+    Source: Goodfellow, Bengio and Courville (2016), eq. 6.19 ff.; leaving unknown labels out is our decision for NaN.
+    """
+    known_BC = ~labels_BC.isnan()
+    # The NaN must go before the arithmetic: NaN times zero is NaN, in the gradient too.
+    target_BC = torch.where(known_BC, labels_BC, 0.0).float()
+    loss_BC = F.binary_cross_entropy_with_logits(logits_BC.float(), target_BC, reduction="none")
+    if count is None:
+        count = known_BC.sum().clamp(min=1)
+    return (loss_BC * known_BC).sum() / count

@@ -1,0 +1,57 @@
+"""`python -m cxrlib train RECIPE --data STORE --out RUN`."""
+
+import argparse
+import dataclasses
+import inspect
+
+from cxrlib import recipes
+from cxrlib.errors import CxrError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds `train` to the command line. The help of a recipe's field is the string under it in `Recipe`."""
+    text = recipes.field_help()
+    listed = "\n".join(f"  {name:<15}{inspect.getdoc(make).splitlines()[0]}" for name, make in recipes.RECIPES.items())
+    parser = subparsers.add_parser(
+        "train",
+        help="train a recipe on a store",
+        description="Train a recipe on a store. The same command again goes on with a run that was stopped or killed.",
+        epilog=f"recipes:\n{listed}\n\ncxrlib/recipes.py says what each costs and is expected to score.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="one of: " + ", ".join(recipes.RECIPES))
+    parser.add_argument("--data", required=True, metavar="STORE", help="a store made by prepare")
+    parser.add_argument("--out", required=True, metavar="RUN", help="the run folder: new, or one to go on with")
+    parser.add_argument("--epochs", type=int, help=text["epochs"])
+    parser.add_argument("--batch", type=int, help=text["batch"])
+    parser.add_argument("--lr", type=float, help=text["lr"])
+    parser.add_argument("--seed", type=int, help=text["seed"])
+    parser.add_argument("--weights", help=text["weights"])
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
+    parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=2.0, help="how often the state is saved, besides after every epoch"
+    )
+    parser.add_argument("--checkpoint-steps", type=int, default=0, help="also save after every so many steps")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; 0 when finished, 128 + signal when stopped by one."""
+    changes = {name: getattr(args, name) for name in ("epochs", "batch", "lr", "seed", "weights")}
+    recipe = dataclasses.replace(
+        recipes.get(args.recipe), **{name: value for name, value in changes.items() if value is not None}
+    )
+    if args.devices < 1:
+        raise CxrError(f"--devices {args.devices}: ask for at least one")
+    from cxrlib.training import train
+
+    result = train(
+        recipe,
+        args.data,
+        args.out,
+        device=args.device,
+        devices=args.devices,
+        checkpoint_minutes=args.checkpoint_minutes,
+        checkpoint_steps=args.checkpoint_steps,
+    )
+    return 128 + result["stopped"] if "stopped" in result else 0

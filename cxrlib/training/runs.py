@@ -1,0 +1,140 @@
+"""The run folder: what made a run, whether it may be continued, and its log.
+
+    run.json      recipe, seed, data and its SHA-256, versions, commit: written before the first step
+    log.jsonl     one JSON object per line: {"event": "step" | "epoch" | "resume", ...}
+    validation.csv    the images that choose the best epoch
+    best.safetensors, last.safetensors, previous.safetensors    see checkpoint.py
+    result.json   written when the run is finished
+"""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cxrlib
+from cxrlib.data.store import ImageStore
+from cxrlib.errors import CxrError
+from cxrlib.io import atomic_write, read_json, sha256_of, write_json
+from cxrlib.recipes import Recipe
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    packages = ("torch", "timm", "lightning-fabric", "numpy", "safetensors")
+    return {"python": platform.python_version(), "cxrlib": cxrlib.__version__} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source, with "+changes" if files differ from it; None outside a git checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "--", ".").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> bool:
+    """Writes run.json, or checks that the run in the folder is the same one.
+
+    Returns:
+        True if the folder already held this run.
+
+    Raises:
+        CxrError: The folder holds another run, or something else.
+    """
+    weights = Path(recipe.weights)
+    identity = {
+        "recipe": recipe.to_json(),
+        "data": {
+            "sha256": store.sha256,
+            "source": store.source,
+            "images": int(store.n),
+            "size": int(store.size),
+            "findings": list(store.findings),
+        },
+        "weights_sha256": sha256_of(weights) if recipe.weights and weights.is_file() else None,
+    }
+    if (folder / "run.json").exists():
+        _same_or_raise(folder, read_json(folder / "run.json"), identity)
+        return True
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CxrError(f"{folder} is not empty and holds no run: choose another --out")
+    made = {
+        "format": 1,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "store": str(Path(store.folder).resolve()),
+        "versions": versions(),
+        "commit": git_commit(),
+    }
+    write_json(folder / "run.json", identity | made)
+    return False
+
+
+def _same_or_raise(folder: Path, stored: dict, wanted: dict) -> None:
+    """Names the first setting in which two runs differ."""
+    for part in ("recipe", "data"):
+        if part not in stored:
+            raise CxrError(f"{folder}/run.json is not a run of this version of cxrlib: choose another --out")
+        for key, value in wanted[part].items():
+            if stored[part].get(key) != value:
+                raise CxrError(
+                    f"{folder} holds a run with {part} {key} = {stored[part].get(key)}, now it is {value}: "
+                    "repeat the first command to go on with it, or choose another --out"
+                )
+    if stored["weights_sha256"] != wanted["weights_sha256"]:
+        raise CxrError(f"{folder} was started from other weights than this file now holds: choose another --out")
+
+
+def read_run(folder: str | Path) -> dict:
+    """run.json of a run folder, with the recipe rebuilt under "recipe".
+
+    Raises:
+        CxrError: The folder is no run.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").exists():
+        raise CxrError(f"{folder} is no run folder (it has no run.json): name the --out of a training")
+    stored = read_json(folder / "run.json")
+    return stored | {"recipe": Recipe.from_json(stored["recipe"])}
+
+
+class Log:
+    """log.jsonl: each line is on disk as soon as it is written."""
+
+    def __init__(self, path: Path, *, keep: dict | None = None):
+        """Opens the log. `keep` is the progress a run resumes from: what was logged after it is dropped."""
+        self.path = path
+        if path.exists():
+            lines = [_parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            kept = [line for line in lines if line is not None and keep is not None and _before(line, keep)]
+            with atomic_write(path) as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
+
+    def write(self, **fields: Any) -> None:
+        """Appends one line. NaN becomes null."""
+        plain = {key: None if isinstance(value, float) and value != value else value for key, value in fields.items()}
+        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:  # a kill in the middle of a line
+        return None
+
+
+def _before(line: dict, progress: dict) -> bool:
+    if line.get("event") == "epoch":
+        return line["epoch"] <= progress["epoch"]  # epochs are counted from 1 in the log
+    return line.get("step", 0) <= progress["step"]

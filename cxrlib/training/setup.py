@@ -1,0 +1,147 @@
+"""What stands before the first step: the data split, the devices, the model, and where an earlier run stopped."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from cxrlib.data.feed import steps_per_epoch
+from cxrlib.data.splits import split_by_patient
+from cxrlib.data.store import ImageStore
+from cxrlib.errors import CxrError
+from cxrlib.io import atomic_write
+from cxrlib.models.weights import load_safetensors, load_timm
+from cxrlib.recipes import Recipe
+from cxrlib.training.checkpoint import load_checkpoint, sweep
+from cxrlib.training.optim import make_ema, make_optimizer
+from cxrlib.training.runs import Log, start_or_resume
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: all that a checkpoint needs beside the tensors."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """Epochs done, validation included."""
+    loss_sum: float = 0.0
+    """Sum of this epoch's losses so far."""
+    best: float | None = None
+    """Best validation macro AUROC."""
+    best_epoch: int = 0
+    """The epoch that reached it, counted from 1."""
+    seconds: float = 0.0
+    """Time spent, over all resumptions."""
+
+
+@dataclasses.dataclass
+class Run:
+    """What `setup` made and `fit` works with."""
+
+    recipe: Recipe
+    store: ImageStore
+    folder: Path
+    fabric: Fabric
+    model: nn.Module
+    ema: ModelEmaV3
+    optimizer: torch.optim.Optimizer
+    train_rows: np.ndarray
+    held_rows: np.ndarray
+    progress: Progress
+    log: Log
+
+    @property
+    def epoch_steps(self) -> int:
+        return steps_per_epoch(len(self.train_rows), self.recipe.batch)
+
+
+def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, devices: int) -> Run:
+    """Opens the data, builds the model, puts back the last checkpoint if there is one."""
+    store, folder = ImageStore.open(data), Path(out)
+    if store.size != recipe.image_size:
+        raise CxrError(
+            f"{data} holds images of {store.size} px, the recipe {recipe.name} reads {recipe.image_size} px: "
+            f"prepare the folder again with --size {recipe.image_size}"
+        )
+    train_rows, held_rows = split_rows(store, recipe)
+    fabric = make_fabric(device, devices)
+    if recipe.batch % fabric.world_size:
+        raise CxrError(f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
+    if fabric.global_rank == 0:
+        resumed = start_or_resume(folder, recipe, store)
+        sweep(folder)
+        if not resumed:
+            with atomic_write(folder / "validation.csv") as file:
+                store.table.iloc[held_rows][["image", "patient"]].to_csv(file, index=False, lineterminator="\n")
+    fabric.barrier()
+
+    torch.manual_seed(recipe.seed)
+    model = recipe.build(len(store.findings))
+    if recipe.weights.endswith(".safetensors"):
+        load_safetensors(model, recipe.weights)
+    else:
+        if recipe.weights:
+            load_timm(model, recipe.weights)
+        start_head_at_prevalence(model, store.labels_NC[train_rows])
+    optimizer = make_optimizer(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
+    ema = make_ema(model, recipe.ema).to(fabric.device)
+    model, optimizer = fabric.setup(model, optimizer)
+    saved = load_checkpoint(folder, model=model.module, ema=ema.module, optimizer=optimizer.optimizer)
+    progress = Progress(**saved) if saved else Progress()
+    fabric.barrier()
+    log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
+    return Run(recipe, store, folder, fabric, model, ema, optimizer, train_rows, held_rows, progress, log)
+
+
+def split_rows(store: ImageStore, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to choose the best epoch by: no patient in both, no image of the test list in either."""
+    rows = np.asarray(store.where(split="train_val"))
+    if len(rows) == 0:
+        raise CxrError("the store has no image of the train_val split: prepare a folder that has train_val_list.txt")
+    rest, held = split_by_patient(store.table.iloc[rows].reset_index(drop=True), recipe.validation, recipe.seed)
+    train_rows, held_rows = rows[rest], rows[held]
+    labels_NC = store.labels_NC[held_rows]
+    if not any((labels_NC == 0).any(axis=0) & (labels_NC == 1).any(axis=0)):
+        raise CxrError(
+            f"none of the {len(held_rows)} validation images tells one finding from its absence: train on more images, "
+            "or give the recipe a larger validation share"
+        )
+    return train_rows, held_rows
+
+
+def make_fabric(device: str, devices: int) -> Fabric:
+    """Lightning Fabric for one process or many; bf16 where the device computes in it."""
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise CxrError("no CUDA device is at hand: use --device cpu, or --device auto")
+    accelerator = "cuda" if device in ("auto", "cuda") and cuda else "cpu"
+    if accelerator == "cuda" and devices > torch.cuda.device_count():
+        raise CxrError(f"{devices} CUDA devices were asked for, {torch.cuda.device_count()} are at hand: lower --devices")
+    precision = "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    nodes = 1
+    if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun, which says how many there are
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def start_head_at_prevalence(model: nn.Module, labels_NC: np.ndarray) -> None:
+    """Starts the head so that the first prediction is each finding's share among the training images, whatever the image.
+
+    Without it the first epoch is spent on learning that most findings are rare (Lin et al. 2017, arXiv 1708.02002,
+    section 3.3).
+    """
+    known_C = (~np.isnan(labels_NC)).sum(axis=0)
+    share_C = (np.nansum(labels_NC, axis=0) + 1) / (known_C + 2)  # never 0 or 1
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.from_numpy(np.log(share_C / (1 - share_C))))

@@ -1,0 +1,37 @@
+"""Being told to stop: finish the step, save, say how to go on."""
+
+import signal
+
+import torch
+from lightning_fabric import Fabric
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT instead of dying of them, so that the step in hand is finished and saved."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> "Signals":
+        self.old = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self.old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: whoever runs us handles signals
+                pass
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.number = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def caught(self, fabric: Fabric) -> bool:
+        """Whether any process was told to stop; all must agree, or the others would wait for it for ever."""
+        if fabric.world_size > 1:
+            noted = torch.tensor(float(self.number), device=fabric.device)
+            self.number = int(fabric.all_reduce(noted, reduce_op="sum"))
+        return self.number != 0
