@@ -1,0 +1,348 @@
+"""Decodes every image once, into a store of raw bytes that training reads at memory speed.
+
+The images are taken in blocks, in the table's order. Workers decode blocks; this process alone writes, one block after
+the other, and notes each in a journal once its bytes are on disk. So the store is the same for any number of workers,
+memory stays flat, and after a kill the journal says exactly which bytes to keep.
+"""
+
+import collections
+import concurrent.futures
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cxrlib.data.folders import read_folder
+from cxrlib.data.frames import fit
+from cxrlib.data.images import decode
+from cxrlib.data.polarity import looks_inverted
+from cxrlib.data.store import FORMAT_VERSION, ImageStore, finish_store
+from cxrlib.data.studies import Studies
+from cxrlib.errors import CxrError
+
+BLOCK = 64  # images; at 512 px a block is 16 MiB, so a few in flight cost little memory
+INVERT = ("never", "auto", "always")
+
+
+class Item(NamedTuple):
+    """One image to decode: its file and the frame of its boxes (0 x 0 if that is the file's own size)."""
+
+    path: str
+    width: int
+    height: int
+
+
+class Kept(NamedTuple):
+    """What the store's index says about one image beside the table: its frame, its file, and whether it was turned over."""
+
+    row: int
+    width: int
+    height: int
+    file_width: int
+    file_height: int
+    mode: str
+    inverted: bool
+
+
+def prepare(
+    studies: Studies,
+    out: str | os.PathLike,
+    *,
+    size: int,
+    workers: int = 1,
+    invert: str = "never",
+    progress: bool = False,
+) -> ImageStore:
+    """Writes a store of all images of `studies`, or finishes one that was begun.
+
+    An image that cannot be decoded is left out; its name and the reason are in `ImageStore.left_out`. Resizing is Pillow's
+    antialiased bilinear filter, the same to the pixel as torchvision's: no ringing beside bones and markers, as a filter
+    with negative lobes would draw. Non-square images are padded: see `cxrlib.data.frames`.
+
+    Args:
+        studies: From a reader. Every row must have a file.
+        out: The folder to write. If it holds a store begun with the same input and settings, that one is finished.
+        size: Side of the stored images in pixels.
+        workers: Processes that decode. The bytes written do not depend on it.
+        invert: "never", "always", or "auto": turn over the images that look inverted (see `cxrlib.data.polarity`).
+        progress: Show a bar on stderr.
+
+    Returns:
+        The finished store.
+
+    Raises:
+        CxrError: There is nothing to do, no space, another store in `out`, or a worker died.
+    """
+    if invert not in INVERT:
+        raise CxrError(f"invert={invert!r} is unknown: use one of {', '.join(INVERT)}")
+    if size < 8 or workers < 1:
+        raise CxrError(f"size is {size} and workers is {workers}: use a size of 8 or more and 1 worker or more")
+    if not len(studies) or (studies.table["path"] == "").all():
+        raise CxrError(f"no image of the table lies in {studies.root}: put images/ there, or run doctor on it")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    job = _job(studies, size, invert)
+    if (out / "store.json").exists():
+        store = ImageStore.open(out, verify="quick")
+        if store.meta["job"] != job:
+            raise CxrError(f"{out} holds a store of other images or settings: remove it, or name another folder")
+        return store
+
+    items = [
+        Item(str(studies.root / path) if path else "", int(width), int(height))
+        for path, width, height in studies.table[["path", "width", "height"]].itertuples(index=False)
+    ]
+    blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
+    with _Journal(out, job, size) as journal:
+        _check_space(out, (len(items) * size * size) - journal.bytes_done)
+        todo = range(len(journal.blocks), len(blocks))
+        bar = tqdm(
+            total=len(items), initial=len(journal.blocks) * BLOCK, unit="image", desc="prepare",
+            disable=not progress, file=sys.stderr,
+        )  # fmt: skip
+        with bar:
+            results = _decode_all((blocks[index] for index in todo), size, invert, workers)
+            for index, (pixels, kept, left_out) in zip(todo, results, strict=True):
+                first = index * BLOCK
+                journal.append(
+                    pixels,
+                    [item._replace(row=item.row + first) for item in kept],
+                    [(row + first, reason) for row, reason in left_out],
+                )
+                bar.update(len(blocks[index]))
+        finish_store(out, studies, journal.blocks, job=job, size=size)
+        journal.remove()
+    return ImageStore.open(out, verify="quick")
+
+
+def decode_block(items: list[Item], size: int, invert: str) -> tuple[bytes, list[Kept], list[tuple[int, str]]]:
+    """Decodes one block.
+
+    Returns:
+        The pixels of the good images one after the other, what is to be noted about each, and `(row, reason)` for each
+        image that is left out; rows are counted within the block.
+    """
+    pixels, kept, left_out = [], [], []
+    for row, item in enumerate(items):
+        try:
+            image, file_size, mode, inverted, frame = _decode_one(item, size, invert)
+        except CxrError as error:
+            left_out.append((row, str(error)))
+            continue
+        pixels.append(image.tobytes())
+        kept.append(Kept(row, *frame, *file_size, mode, inverted))
+    return b"".join(pixels), kept, left_out
+
+
+def _decode_one(item: Item, size: int, invert: str) -> tuple[Image.Image, tuple[int, int], str, bool, tuple[int, int]]:
+    if not item.path:
+        raise CxrError("its file is missing")
+    image, mode = decode(item.path)
+    frame = (item.width, item.height) if item.width else image.size
+    # A copy at another resolution is welcome, but boxes would not fit one that was cropped or padded.
+    if abs(image.width * frame[1] - image.height * frame[0]) > max(image.size) * max(frame) / min(image.size):
+        name = os.path.basename(item.path)
+        raise CxrError(
+            f"{name} is {image.width} x {image.height}, another shape than its boxes' frame {frame[0]} x {frame[1]}: "
+            "download the original again"
+        )
+    place = fit(*frame, size)
+    small = image.resize((place.width, place.height), Image.Resampling.BILINEAR)
+    inverted = invert == "always" or (invert == "auto" and looks_inverted(np.asarray(small)))
+    if inverted:
+        small = small.point([255 - value for value in range(256)])
+    if small.size != (size, size):
+        square = Image.new("L", (size, size), 0)
+        square.paste(small, (place.x, place.y))
+        small = square
+    return small, image.size, mode, inverted, frame
+
+
+def _decode_all(blocks: Iterator[list[Item]], size: int, invert: str, workers: int) -> Iterator[tuple]:
+    """`decode_block` of each block in order, with at most two blocks in flight per worker, so that memory stays flat."""
+    if workers == 1:
+        for block in blocks:
+            yield decode_block(block, size, invert)
+        return
+    # Not fork: this process may run threads (torch, a notebook), and a forked child can inherit a lock that nobody frees.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        waiting: collections.deque = collections.deque()
+        for block in blocks:
+            waiting.append(pool.submit(decode_block, block, size, invert))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise CxrError(
+            "a worker process was killed (out of memory?): run the same command again, with fewer workers; "
+            "what was finished is kept"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _job(studies: Studies, size: int, invert: str) -> str:
+    """A hash of all that decides the store's bytes, to tell a store that may be finished from another one."""
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {size} {invert} {BLOCK} {studies.findings}\n".encode())
+    digest.update(studies.table.to_csv(index=False, lineterminator="\n").encode())
+    digest.update(studies.boxes.to_csv(index=False, lineterminator="\n").encode())
+    for path in studies.table["path"]:
+        try:
+            length = os.stat(studies.root / path).st_size if path else -1
+        except OSError:
+            length = -1
+        digest.update(f"{length} ".encode())
+    return digest.hexdigest()
+
+
+def _check_space(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise CxrError(
+            f"{out} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free: free some space or "
+            "name a folder on another disk"
+        )
+
+
+class _Journal:
+    """`images.u8` and the journal of its finished blocks: the part of the store that survives a kill.
+
+    Each line of the journal is one block: how many images, their SHA-256, what to note about them, and what was left out.
+    A line is written after the block's bytes are on disk, so bytes without a line are cut off on the next run.
+    """
+
+    def __init__(self, out: Path, job: str, size: int) -> None:
+        self.path, self.images = out / "journal.jsonl", out / "images.u8"
+        self.out, self.job, self.image_bytes = out, job, size * size
+        self.blocks: list[dict] = []
+
+    @property
+    def bytes_done(self) -> int:
+        return sum(block["n"] for block in self.blocks) * self.image_bytes
+
+    def __enter__(self) -> "_Journal":
+        self._journal = open(self.path, "a+b")
+        self._lock()
+        self._pixels = open(self.images, "a+b")
+        self._journal.seek(0)
+        lines = self._journal.read().split(b"\n")[:-1]  # a last line without its end was being written at the kill
+        good = 0
+        if lines and _parse(lines[0]) is not None:
+            if _parse(lines[0]).get("job") != self.job:
+                raise CxrError(f"{self.out} holds a store begun with other images or settings: remove it, or name another")
+            good = len(lines[0]) + 1
+            self._pixels.seek(0)
+            for line in lines[1:]:
+                block = _parse(line)
+                if block is None:
+                    break
+                if hashlib.sha256(self._pixels.read(block["n"] * self.image_bytes)).hexdigest() != block["sha256"]:
+                    break
+                self.blocks.append(block)
+                good += len(line) + 1
+        self._journal.truncate(good)
+        self._pixels.truncate(self.bytes_done)
+        if not good:
+            self._write_line({"job": self.job})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pixels.close()
+        self._journal.close()
+
+    def append(self, pixels: bytes, kept: list[Kept], left_out: list[tuple[int, str]]) -> None:
+        try:
+            self._pixels.write(pixels)
+            self._pixels.flush()
+            os.fsync(self._pixels.fileno())
+            block = {
+                "n": len(kept),
+                "sha256": hashlib.sha256(pixels).hexdigest(),
+                "kept": [list(item) for item in kept],
+                "left_out": [list(item) for item in left_out],
+            }
+            self._write_line(block)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise CxrError(
+                f"the disk of {self.out} is full after {sum(block['n'] for block in self.blocks)} images: free some space "
+                "and run the same command again; what was finished is kept"
+            ) from None
+        self.blocks.append(block)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _write_line(self, value: dict) -> None:
+        self._journal.write(json.dumps(value).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows: nothing warns of a second run there
+            return
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CxrError(f"another prepare is writing {self.out}: wait for it, or name another folder") from None
+
+
+def _parse(line: bytes) -> dict | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def add_parser(subparsers) -> None:
+    """Adds the command `prepare`."""
+    parser = subparsers.add_parser("prepare", help="decode a data set once, into a store that training reads")
+    parser.add_argument("folder", help="NIH-layout, CheXpert or phantom folder")
+    parser.add_argument("out", help="folder to write the store to; run the same command again to finish a broken run")
+    parser.add_argument("--size", type=int, default=224, help="side of the stored images in pixels (default 224)")
+    parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1), help="decoding processes")
+    parser.add_argument("--metadata", help="another folder with the tables and split lists")
+    parser.add_argument("--uncertain", choices=("nan", "ones", "zeros"), default="nan", help="CheXpert's -1 becomes this")
+    parser.add_argument("--invert", choices=INVERT, default="never", help="turn over images with inverted polarity")
+    parser.add_argument("--allow-broken", action="store_true", help="exit with 0 even if images had to be left out")
+    parser.set_defaults(run=run)
+
+
+def run(args, echo: Callable[[str], None] = print) -> int:
+    """Runs `prepare`. Exit code 0, or 3 if images were left out (the store is whole without them), or 130 when stopped."""
+    studies = read_folder(args.folder, metadata=args.metadata, uncertain=args.uncertain)
+    for note in studies.notes:
+        echo(f"note: {note}")
+    try:
+        store = prepare(
+            studies, args.out, size=args.size, workers=args.workers, invert=args.invert, progress=True
+        )
+    except KeyboardInterrupt:
+        echo("stopped: run the same command again to go on; what was finished is kept")
+        return 130
+    for image, reason in store.left_out:
+        echo(f"left out: {image}: {reason}")
+    turned = int(store.table["inverted"].sum())
+    if turned:
+        echo(f"turned over: {turned} images (the column `inverted` of index.csv names them)")
+    echo(f"{args.out}: {store.n} images of {store.size} x {store.size}, {len(store.left_out)} left out, data {store.sha256}")
+    return 3 if store.left_out and not args.allow_broken else 0
