@@ -1,0 +1,233 @@
+"""A phantom cohort on disk: an NIH-layout folder, with exact masks beside it.
+
+    OUT/images/00000001_000.png ...      mode L
+    OUT/masks/00000001_000.npz ...       lesions and anatomy, one bit per pixel (see `read_masks`)
+    OUT/Data_Entry_2017_v2020.csv        NIH's table, generation v2020; its labels carry the label noise, if any
+    OUT/BBox_List_2017.csv               boxes of the 8 boxed findings on test images, with NIH's spelling and header
+    OUT/boxes_all.csv                    boxes of every lesion on every image
+    OUT/truth.csv                        what was drawn: findings without noise, devices, cardiothoracic ratio
+    OUT/train_val_list.txt, test_list.txt
+    OUT/phantom.json                     settings; written last, so it marks a finished folder
+"""
+
+import multiprocessing
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from cxrlib.errors import CxrError
+from cxrlib.findings import BOXED_FINDINGS, NO_FINDING
+from cxrlib.io import atomic_write, read_json, write_json
+from cxrlib.phantom.drawing import STRUCTURES, draw
+from cxrlib.phantom.grid import FIELD_CM
+from cxrlib.phantom.labels import cohort_labels
+from cxrlib.phantom.shortcuts import parse_shortcut, plant
+
+VERSION = 1
+"""Raised whenever the same settings would draw other bytes."""
+SENTENCE = "A phantom teaches the method and says nothing about patients."
+BATCH = 16
+"""Images per task. It changes only how work is shared, never what is drawn."""
+
+
+def read_masks(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Reads one image's masks.
+
+    Args:
+        path: A file of the cohort's `masks/`: arrays `names` ("lesion/Mass", "anatomy/Heart", ...) and `bits`, uint8
+            [masks, Y, ceil(X/8)] as `numpy.packbits` packs rows.
+
+    Returns:
+        (finding -> bool [Y, X], structure -> bool [Y, X]).
+    """
+    with np.load(path, allow_pickle=False) as file:
+        names, bits = file["names"], file["bits"]
+    masks = np.unpackbits(bits, axis=-1, count=bits.shape[1]).astype(bool)
+    found = {str(name): mask for name, mask in zip(names, masks, strict=True)}
+    return tuple(
+        {name.removeprefix(kind): mask for name, mask in found.items() if name.startswith(kind)}
+        for kind in ("lesion/", "anatomy/")
+    )
+
+
+def _write_one(job: dict) -> dict:
+    """Draws and writes one image with its masks. Depends on the job alone, so on no other image and no worker."""
+    phantom = draw(
+        np.random.SeedSequence(job["seed"], spawn_key=(1, job["index"])),
+        size=job["size"],
+        findings=() if job["truth"] == NO_FINDING else job["truth"].split("|"),
+        view=job["view"],
+        sex=job["sex"],
+        age=job["age"],
+        body_seed=np.random.SeedSequence(job["seed"], spawn_key=(2, job["patient"])),
+        drain=job["drain"],
+        marker=job["marker"],
+    )
+    out = Path(job["out"])
+    # Level 1 with a fixed filter strategy: fast, and the same bytes from the same Pillow and zlib.
+    Image.fromarray(phantom.image_YX).save(out / "images" / job["image"], compress_level=1)
+    masks = {f"lesion/{f}": m for f, m in phantom.lesion_masks.items()}
+    masks |= {f"anatomy/{s}": phantom.anatomy[s] for s in STRUCTURES}
+    np.savez_compressed(
+        out / "masks" / (job["image"][:-4] + ".npz"),
+        names=np.array(list(masks)),
+        bits=np.packbits(np.stack(list(masks.values())), axis=-1),
+    )
+    return {
+        "image": job["image"],
+        "boxes": phantom.boxes,
+        "area": {f: float(m.mean()) for f, m in phantom.lesion_masks.items()},
+        "devices": "|".join(phantom.meta["devices"]),
+        "cardiothoracic_ratio": round(phantom.meta["cardiothoracic_ratio"], 4),
+    }
+
+
+def _write_batch(jobs: list[dict]) -> list[dict]:
+    return [_write_one(job) for job in jobs]
+
+
+def _boxes_csv(rows: list[tuple], path: Path, header: str) -> None:
+    with atomic_write(path) as file:
+        file.write(header + "\n")
+        for image, finding, (x0, y0, x1, y1) in rows:
+            file.write(f"{image},{finding},{x0},{y0},{x1 - x0},{y1 - y0}\n")
+
+
+def write_cohort(
+    out: str | Path,
+    *,
+    n: int,
+    size: int = 224,
+    seed: int = 0,
+    workers: int = 1,
+    label_noise: float = 0.0,
+    shortcut: str | None = None,
+    prevalence: str = "nih",
+    progress: bool = True,
+) -> Path:
+    """Draws a cohort and writes it as an NIH-layout folder. The same arguments give the same bytes for any `workers`.
+
+    Args:
+        out: The folder to make. A finished one with the same settings is left as it is.
+        n: Images.
+        size: Pixels per side. Boxes are in these pixels (NIH's own are in 1024).
+        seed: Of everything.
+        workers: Processes.
+        label_noise: See `cohort_labels`.
+        shortcut: A planted cue, "KIND:FINDING:STRENGTH[:TEST_STRENGTH]"; see `shortcuts.parse_shortcut`.
+        prevalence: "nih" or "enriched".
+        progress: Show a bar with the time left.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CxrError: An argument is out of range, or the folder holds something else.
+    """
+    out = Path(out)
+    if not 32 <= size <= 2048:
+        raise CxrError(f"size {size} is not between 32 and 2048 pixels")
+    if workers < 1:
+        raise CxrError(f"{workers} workers cannot work: give at least 1")
+    cue = parse_shortcut(shortcut)
+    settings = {
+        "format": "cxrlib phantom cohort",
+        "version": VERSION,
+        "note": SENTENCE,
+        "n": n,
+        "size": size,
+        "seed": seed,
+        "prevalence": prevalence,
+        "label_noise": label_noise,
+        "shortcut": shortcut,
+        "pixel_spacing_mm": round(10 * FIELD_CM / size, 6),
+        "box_frame": f"pixels of the written images, {size} x {size}; NIH's own boxes are in 1024 x 1024",
+        "box_rule": "BBox_List_2017.csv: the 8 boxed findings on test images, the largest lesion of each; "
+        "boxes_all.csv: every lesion",
+    }
+    if (out / "phantom.json").exists():
+        if read_json(out / "phantom.json") == settings:
+            print(f"{out} already holds this cohort ({n} images at {size} px): nothing to do")
+            return out
+        raise CxrError(f"{out} holds another phantom cohort: choose another folder or delete this one")
+    if out.exists() and any(out.iterdir()):
+        raise CxrError(f"{out} is not empty: choose a new folder (an unfinished cohort lies in {out}.part and is redone)")
+
+    table = plant(cohort_labels(n, seed, prevalence=prevalence, label_noise=label_noise), cue, seed)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "images").mkdir(parents=True)
+    (part / "masks").mkdir()
+    columns = ["image", "truth", "view", "sex", "age", "patient", "drain", "marker"]
+    jobs = [
+        dict(zip(columns, row, strict=True)) | {"index": i, "seed": seed, "size": size, "out": str(part)}
+        for i, row in enumerate(table[columns].itertuples(index=False))
+    ]
+    batches = [jobs[i : i + BATCH] for i in range(0, n, BATCH)]
+    results: list[dict] = []
+    try:
+        with tqdm(total=n, desc="phantom", unit="image", disable=not progress) as bar:
+            if workers == 1:
+                for batch in map(_write_batch, batches):
+                    results += batch
+                    bar.update(len(batch))
+            else:
+                with multiprocessing.get_context("spawn").Pool(workers) as pool:
+                    for batch in pool.imap(_write_batch, batches):
+                        results += batch
+                        bar.update(len(batch))
+        _write_tables(part, table, results, size)
+        write_json(part / "phantom.json", settings)
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except OSError as error:
+        raise CxrError(f"could not write {out} ({error.strerror}): free some space or choose another folder") from error
+    return out
+
+
+def _write_tables(out: Path, table: pd.DataFrame, results: list[dict], size: int) -> None:
+    """Writes the tables and lists of a cohort whose images are drawn."""
+    spacing = round(10 * FIELD_CM / size, 6)
+    with atomic_write(out / "Data_Entry_2017_v2020.csv") as file:
+        file.write(
+            "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+            "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]\n"
+        )
+        for r in table.itertuples():
+            file.write(
+                f"{r.image},{r.labels},{r.follow_up},{r.patient},{r.age},{r.sex},{r.view},{size},{size},{spacing},{spacing}\n"
+            )
+    split = dict(zip(table["image"], table["split"], strict=True))
+    every, nih = [], []
+    for result in results:
+        for finding, boxes in result["boxes"].items():
+            every += [(result["image"], finding, box) for box in boxes]
+            if finding in BOXED_FINDINGS and split[result["image"]] == "test":
+                largest = max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
+                nih.append((result["image"], "Infiltrate" if finding == "Infiltration" else finding, largest))
+    _boxes_csv(nih, out / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,")
+    _boxes_csv(every, out / "boxes_all.csv", "Image Index,Finding Label,x,y,w,h")
+    with atomic_write(out / "truth.csv") as file:
+        file.write("Image Index,True Findings,Devices,Cardiothoracic Ratio\n")
+        for r, result in zip(table.itertuples(), results, strict=True):
+            file.write(f"{r.image},{r.truth},{result['devices']},{result['cardiothoracic_ratio']}\n")
+    for name in ("train_val", "test"):
+        with atomic_write(out / f"{name}_list.txt") as file:
+            file.write("\n".join(table["image"][table["split"] == name]))  # like NIH's: no final newline
+
+
+def images_per_second(*, size: int = 224, n: int = 64, seed: int = 0) -> float:
+    """Images drawn and written per second by this process alone, with PNGs and masks, after a warm-up; for `bench`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_cohort(Path(folder) / "warm", n=4, size=size, seed=seed + 1, progress=False, prevalence="enriched")
+        start = time.perf_counter()
+        write_cohort(Path(folder) / "timed", n=n, size=size, seed=seed, progress=False, prevalence="enriched")
+        return n / (time.perf_counter() - start)

@@ -1,0 +1,160 @@
+"""Soft organs: the body's wall, lungs with their domes, heart, aorta, mediastinum, airway, breasts and the gas below."""
+
+import numpy as np
+
+from cxrlib.phantom.grid import half_chord, ramp
+from cxrlib.phantom.scene import Scene
+
+
+def lung_half_width(scene: Scene, y):
+    """Inner half-width of the thorax at a height, cm."""
+    s = scene.shape
+    v = np.clip((y - s.apex_y) / 16.5, 0.0, 1.0)
+    return s.half_width * (0.30 + 0.70 * np.sqrt(np.maximum(1 - (1 - v) ** 2.3, 0)))
+
+
+def body(scene: Scene) -> None:
+    """Torso, neck, shoulders and upper arms: the chord through the body."""
+    b, s = scene.build, scene.shape
+    u, y = np.abs(scene.x_YX), scene.y_Y1
+    w = b.wall
+    # The torso's outline follows the ribs with a wall over them, and widens to the axilla.
+    outer = s.half_width + w + np.float32(0.9) * ramp(y, 2.0, -6.0) + np.float32(0.35 * w) * ramp(y, 4, 16)
+    front = s.depth + 1.9 + 0.55 * w
+    torso = 2 * front * half_chord((u / outer) ** 2 * (0.35 + 0.65 * (u / outer) ** 2))
+    torso *= 0.40 + 0.60 * ramp(y, s.apex_y - 4.5, s.apex_y + 9.0)  # thinner towards the neck
+    # Trapezius slope, then deltoid; below, the arm leaves the torso at the axilla.
+    neck = np.float32(5.3 + 0.4 * w)
+    slope = np.float32(0.16 + 0.10 * (b.clavicle_rise < 0.3))
+    top = s.apex_y - 2.2 + slope * (u - neck) - 6.5 * half_chord(((u - neck + 2.5) / 5.0) ** 2) * (u < neck + 2.5)
+    inside = (y - top) * 0.9
+    axilla = -4.5 + 0.25 * w + b.arms * np.maximum(u - outer, 0) * 1.2
+    arm = np.minimum(inside, (axilla - y) * np.float32(1.0 / (0.6 + 0.5 * b.arms)))
+    deep = (10.2 + 0.9 * w) * (1 - 0.25 * ramp(u, 12, 19))
+    arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 4.0), 0, 1)) ** 2)
+    trunk = torso * half_chord((1 - np.clip(inside * np.float32(1 / 3.5), 0, 1)) ** 2)
+    collar = np.where(u < neck, 11.0 * half_chord((u / neck) ** 2 * 0.97), 0.0) * (y < s.apex_y + 4)
+    scene.body = np.maximum(np.maximum(trunk, arm), collar).astype(np.float32)
+
+
+def lungs(scene: Scene) -> None:
+    """Lung chords between wall, apex and domes, before heart and mediastinum take their part; and the anatomy below."""
+    s = scene.shape
+    x, y = scene.x_YX, scene.y_Y1
+    u, left = np.abs(x), x > 0
+    a = lung_half_width(scene, y)
+    chord = np.float32(s.depth) * half_chord((u / a) ** 2 * (0.25 + 0.75 * (u / a) ** 2))
+    top = y - np.float32(s.apex_y) - np.float32(0.11) * (u - 4.9) ** 2
+    chord = np.minimum(chord, np.float32(s.depth * 0.9) * np.sqrt(np.clip(top / 5.0, 0, 1)))
+    curve = np.where(left, np.float32(s.dome_curve[1]), np.float32(s.dome_curve[0]))
+    dome = np.where(left, np.float32(s.dome_y[1]), np.float32(s.dome_y[0])) + curve * (u - 6.2) ** 2 * np.where(u > 6.2, 0.85, 0.7)
+    below = np.sqrt(np.maximum((y - dome) / np.float32(5.5), 0)) * np.float32(s.depth)
+    scene.meta["dome_YX"] = dome
+    scene.air = 2 * np.maximum(chord - below, 0)
+    scene.meta["half_width_Y1"] = a
+
+
+def heart_and_vessels(scene: Scene) -> None:
+    """Heart, aorta, mediastinum: they push the lungs aside, so the lungs' chords shrink where these lie."""
+    b, s, p = scene.build, scene.shape, scene.pose
+    x, y = scene.x_YX, scene.y_Y1
+    floor = 0.5 * (s.dome_y[0] + s.dome_y[1])
+    # The ventricles' ellipse lies with its apex down and to the left; the right atrium bulges to the right.
+    right, left = s.heart_width * 0.34 - s.heart_shift, s.heart_width * 0.66 + s.heart_shift
+    angle = 0.62 + 0.10 * (0.97 - p.breath)
+    tall = 3.9 + 0.23 * (s.heart_width - 11.0)
+    wide = 0.5 * s.heart_width * 1.02
+    reach = np.hypot(wide * np.cos(angle), tall * np.sin(angle))
+    cx, cy = left - reach, floor - 3.0 - 0.12 * (s.heart_width - 11.5)
+    c, si = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    dx, dy = x - np.float32(cx), y - np.float32(cy)
+    ventricles = ((c * dx + si * dy) / wide) ** 2 + ((c * dy - si * dx) / tall) ** 2
+    rx, ry = np.float32(0.30 * s.heart_width + 0.4), np.float32(4.6 + 0.15 * (s.heart_width - 11))
+    atrium = ((x + np.float32(right) - rx) / rx) ** 2 + ((y - np.float32(cy - 0.3)) / ry) ** 2
+    heart = np.minimum(ventricles, atrium)
+    deep = 2 * np.float32(5.3)
+    # Great vessels and fat between the lungs: narrow at the neck, wide at the heart's base.
+    t = ramp(y, s.apex_y, cy - 5)
+    to_left = np.float32(2.3) + 0.9 * t + s.heart_shift * 0.4 + 0.9 * half_chord(((y - (cy - 5.6)) / 2.4) ** 2)  # pulmonary trunk
+    to_right = np.float32(2.3) + 0.75 * t + 0.35 * ramp(y, -8, -3) - s.heart_shift * 0.4
+    m = np.where(x > 0, x / to_left, -x / to_right)
+    core = half_chord(m**2)
+    # Aorta: the arch is a ball left of the trachea, the descending part a tube beside the spine.
+    ax, ay, ar = 1.9 + 0.7 * b.aorta + 0.3 * s.heart_shift, s.apex_y + 7.9 - 0.8 * b.aorta, 1.65 + 0.75 * b.aorta
+    arch = ((x - np.float32(ax)) / ar) ** 2 + ((y - np.float32(ay)) / (ar * 1.12)) ** 2
+    dsc_x = 1.5 + 0.6 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi) - 0.4 * ramp(y, ay, floor)
+    dsc_r = np.float32(1.25 + 0.35 * b.aorta)
+    tube = ((x - dsc_x) / dsc_r) ** 2
+    down = (y > ay) & (y < scene.meta["dome_YX"] + 3)
+    taken = np.maximum(deep * half_chord(heart), 22 * core)
+    taken = np.maximum(taken, np.maximum(9 * half_chord(arch), np.where(down, 2.3 * dsc_r * half_chord(tube), 0)))
+    # Fat pads fill the angles between heart and domes.
+    pad = 7.0 * ramp(x, left + 1.0, left - 2.0) * ramp(y, floor - 3.0, floor + 1.0) * (x > 0)
+    scene.meta["field"] = scene.air > 0.6
+    scene.air = np.maximum(scene.air - np.maximum(taken, pad * (0.3 + 0.4 * max(b.weight, 0))), 0).astype(np.float32)
+    scene.matter += np.float32(0.7) * half_chord(arch) + np.where(down, np.float32(0.7 + 0.5 * b.aorta) * half_chord(tube), 0)
+    scene.matter += np.float32(0.5) * half_chord(heart)
+    chest = (y > s.apex_y + 1) & (y < scene.meta["dome_YX"] + 3.0)
+    an = scene.anatomy
+    an["Heart"] = heart < 1
+    an["Aorta"] = (arch < 1) | ((tube < 1) & down)
+    an["Mediastinum"] = ((np.abs(m) < 1) & chest) | an["Aorta"] | (an["Heart"] & chest)
+    lung = scene.air > 0.8
+    an["Right Lung"], an["Left Lung"] = lung & (x < 0), lung & (x > 0)
+    depth_below = y - scene.meta["dome_YX"]
+    a = scene.meta["half_width_Y1"]
+    an["Facies Diaphragmatica"] = (depth_below > 0) & (depth_below < 2.2) & (np.abs(x) < a) & (np.abs(x) > 1.0)
+    scene.meta["heart_box"] = (-right, left, cy)
+    scene.lung_density = np.full_like(scene.air, np.float32(s.density))
+
+
+def airway(scene: Scene) -> None:
+    """Trachea and main bronchi: tubes of air through the mediastinum. PSPNet calls the airway "Weasand"."""
+    s = scene.shape
+    y, x = scene.y_Y1, scene.x_YX
+    carina = s.apex_y + 9.3
+    axis = -0.25 - 0.15 * ramp(y, -16, carina) + 0.45 * s.heart_shift
+    r = np.float32(0.88 if scene.build.sex == "M" else 0.76)
+    d2 = ((x - axis) / r) ** 2
+    inside = ramp(y, carina + 0.3, carina - 0.5)
+    gas = 1.9 * r * half_chord(d2) * inside
+    for side, slope, length in ((-1, 0.75, 3.0), (1, 1.05, 3.6)):
+        along = (x - axis) * side
+        wall = (y - carina - slope * 0.75 * along) / 0.62
+        gas = np.maximum(gas, 1.15 * half_chord(wall**2) * ramp(along, -0.3, 0.2) * ramp(along, length, length * 0.5))
+    scene.matter -= gas.astype(np.float32)
+    scene.anatomy["Weasand"] = (d2 < 1) & (y < carina)
+
+
+def breasts(scene: Scene) -> None:
+    """Half-ellipsoids of soft tissue with a crisp lower fold."""
+    b = scene.build
+    if b.breast <= 0:
+        return
+    x, y = scene.x_YX, scene.y_Y1
+    for side in (-1, 1):
+        cx = side * (7.6 + 0.1 * b.breast_r) + 0.3 * scene.pose.turn
+        r = np.float32(b.breast_r)
+        dy = y - np.float32(b.breast_y + 0.4 * side * scene.build.spine_bend)
+        ry = np.where(dy > 0, r * 0.72, r * 1.5)
+        d2 = ((x - np.float32(cx)) / r) ** 2 + (dy / ry) ** 2
+        inside = np.maximum(1 - d2, 0)
+        scene.matter += np.float32(b.breast * 0.8) * np.where(dy > 0, np.sqrt(inside), inside) * (scene.body > 0.5)
+
+
+def gut_gas(scene: Scene, rng: np.random.Generator) -> None:
+    """The stomach's bubble below the left dome, with a flat fluid level when upright, and loops of gas beside it."""
+    s, x, y = scene.shape, scene.x_YX, scene.y_Y1
+    size = float(rng.uniform(0.0, 1.0))
+    if size > 0.2:
+        rx, ry = 1.6 + 1.9 * size, 1.0 + 1.3 * size
+        cx, cy = float(rng.uniform(4.0, 7.0)), s.dome_y[1] + 0.9 + ry
+        d2 = ((x - np.float32(cx)) / np.float32(rx)) ** 2 + ((y - np.float32(cy)) / np.float32(ry)) ** 2
+        flat = ramp(y, cy + ry * 0.35, cy + ry * 0.25) if scene.pose.view == "PA" else 1.0
+        scene.matter -= (5.0 * half_chord(d2) * flat).astype(np.float32)
+    for _ in range(int(rng.integers(0, 7))):
+        cx, r = float(rng.normal(6.0, 3.0)), float(rng.uniform(0.6, 1.6))
+        cy = s.dome_y[1] + 3.0 + r + float(rng.uniform(0, 6))
+        rows, cols = scene.window(cx - 1.4 * r, cx + 1.4 * r, cy - r, cy + r)
+        d2 = ((x[rows, cols] - np.float32(cx)) / (1.35 * r)) ** 2 + ((y[rows] - np.float32(cy)) / r) ** 2
+        scene.matter[rows, cols] -= (np.float32(rng.uniform(1.0, 3.0)) * np.maximum(1 - d2, 0)).astype(np.float32)
