@@ -99,8 +99,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _make(folder: Path, parameters: dict[str, Any]) -> None:
     """Draws the cohort and its store beside the final place, then moves both there in one step."""
-    from cxrlib.data.store import prepare
-    from cxrlib.data.studies import read_nih
+    from cxrlib.data import prepare, read_nih
     from cxrlib.phantom import write_cohort
 
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
