@@ -36,11 +36,12 @@ INVERT = ("never", "auto", "always")
 
 
 class Item(NamedTuple):
-    """One image to decode: its file and the frame of its boxes (0 x 0 if that is the file's own size)."""
+    """One image to decode: its file, the frame of its boxes (0 x 0 if that is the file's own size), and its polarity's care."""
 
     path: str
     width: int
     height: int
+    invert: str
 
 
 class Kept(NamedTuple):
@@ -100,8 +101,14 @@ def prepare(
         return store
 
     items = [
-        Item(str(studies.root / path) if path else "", int(width), int(height))
-        for path, width, height in studies.table[["path", "width", "height"]].itertuples(index=False)
+        # The detector of inverted films knows frontal views alone.
+        Item(
+            path=str(studies.root / path) if path else "",
+            width=int(width),
+            height=int(height),
+            invert="never" if invert == "auto" and view == "lateral" else invert,
+        )
+        for path, width, height, view in studies.table[["path", "width", "height", "view"]].itertuples(index=False)
     ]
     blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
     with _Journal(out, job, size) as journal:
@@ -112,7 +119,7 @@ def prepare(
             disable=not progress, file=sys.stderr,
         )  # fmt: skip
         with bar:
-            results = _decode_all((blocks[index] for index in todo), size, invert, workers)
+            results = _decode_all((blocks[index] for index in todo), size, workers)
             for index, (pixels, kept, left_out) in zip(todo, results, strict=True):
                 first = index * BLOCK
                 journal.append(
@@ -126,7 +133,7 @@ def prepare(
     return ImageStore.open(out, verify="quick")
 
 
-def decode_block(items: list[Item], size: int, invert: str) -> tuple[bytes, list[Kept], list[tuple[int, str]]]:
+def decode_block(items: list[Item], size: int) -> tuple[bytes, list[Kept], list[tuple[int, str]]]:
     """Decodes one block.
 
     Returns:
@@ -136,7 +143,7 @@ def decode_block(items: list[Item], size: int, invert: str) -> tuple[bytes, list
     pixels, kept, left_out = [], [], []
     for row, item in enumerate(items):
         try:
-            image, file_size, mode, inverted, frame = _decode_one(item, size, invert)
+            image, file_size, mode, inverted, frame = _decode_one(item, size)
         except CxrError as error:
             left_out.append((row, str(error)))
             continue
@@ -145,7 +152,7 @@ def decode_block(items: list[Item], size: int, invert: str) -> tuple[bytes, list
     return b"".join(pixels), kept, left_out
 
 
-def _decode_one(item: Item, size: int, invert: str) -> tuple[Image.Image, tuple[int, int], str, bool, tuple[int, int]]:
+def _decode_one(item: Item, size: int) -> tuple[Image.Image, tuple[int, int], str, bool, tuple[int, int]]:
     if not item.path:
         raise CxrError("its file is missing")
     image, mode = decode(item.path)
@@ -159,7 +166,7 @@ def _decode_one(item: Item, size: int, invert: str) -> tuple[Image.Image, tuple[
         )
     place = fit(*frame, size)
     small = image.resize((place.width, place.height), Image.Resampling.BILINEAR)
-    inverted = invert == "always" or (invert == "auto" and looks_inverted(np.asarray(small)))
+    inverted = item.invert == "always" or (item.invert == "auto" and looks_inverted(np.asarray(small)))
     if inverted:
         small = small.point([255 - value for value in range(256)])
     if small.size != (size, size):
@@ -169,11 +176,11 @@ def _decode_one(item: Item, size: int, invert: str) -> tuple[Image.Image, tuple[
     return small, image.size, mode, inverted, frame
 
 
-def _decode_all(blocks: Iterator[list[Item]], size: int, invert: str, workers: int) -> Iterator[tuple]:
+def _decode_all(blocks: Iterator[list[Item]], size: int, workers: int) -> Iterator[tuple]:
     """`decode_block` of each block in order, with at most two blocks in flight per worker, so that memory stays flat."""
     if workers == 1:
         for block in blocks:
-            yield decode_block(block, size, invert)
+            yield decode_block(block, size)
         return
     # Not fork: this process may run threads (torch, a notebook), and a forked child can inherit a lock that nobody frees.
     methods = multiprocessing.get_all_start_methods()
@@ -182,7 +189,7 @@ def _decode_all(blocks: Iterator[list[Item]], size: int, invert: str, workers: i
     try:
         waiting: collections.deque = collections.deque()
         for block in blocks:
-            waiting.append(pool.submit(decode_block, block, size, invert))
+            waiting.append(pool.submit(decode_block, block, size))
             if len(waiting) >= 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
