@@ -191,7 +191,8 @@ def draw(
         severity=severity, drain=drain, marker=marker,
     )  # fmt: skip
     rng = scene.meta.pop("rng")
-    exposure = draw_exposure(rng["exposure"], view=view)
+    healthy = plan(scene.build, scene.pose)
+    exposure = draw_exposure(rng["exposure"], view=view, build=scene.build, shape=healthy)
     image = project(optical_depth(scene), exposure, rng["noise"], pitch=scene.grid.pitch * 1.0)
     image = devices.collimate(scene, rng["exposure"], image)
     anatomy = {name: scene.anatomy[name] for name in STRUCTURES}

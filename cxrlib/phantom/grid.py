@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-FIELD_CM = 40.0
+FIELD_CM = 37.0
 """Side of the square field of view. A 35 x 43 cm film squeezed to a square, as NIH's images are, spans about this."""
 
 

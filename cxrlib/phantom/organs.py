@@ -1,6 +1,7 @@
 """Soft organs: the body's wall, lungs with their domes, heart, aorta, mediastinum, airway, breasts and the gas below."""
 
 import numpy as np
+from scipy import ndimage
 
 from cxrlib.phantom.grid import half_chord, ramp
 from cxrlib.phantom.scene import Scene
@@ -23,18 +24,20 @@ def body(scene: Scene) -> None:
     front = s.depth + 1.9 + 0.55 * w
     torso = 2 * front * half_chord((u / outer) ** 2 * (0.35 + 0.65 * (u / outer) ** 2))
     torso *= 0.40 + 0.60 * ramp(y, s.apex_y - 4.5, s.apex_y + 9.0)  # thinner towards the neck
-    # Trapezius slope, then deltoid; below, the arm leaves the torso at the axilla.
-    neck = np.float32(5.3 + 0.4 * w)
-    slope = np.float32(0.16 + 0.10 * (b.clavicle_rise < 0.3))
-    top = s.apex_y - 2.2 + slope * (u - neck) - 6.5 * half_chord(((u - neck + 2.5) / 5.0) ** 2) * (u < neck + 2.5)
-    inside = (y - top) * 0.9
-    axilla = -4.5 + 0.25 * w + b.arms * np.maximum(u - outer, 0) * 1.2
+    # Trapezius: steep at the neck, flat to the shoulder's tip; below the shoulder the arm leaves the torso at the axilla.
+    top = (
+        np.float32(s.apex_y - 0.9 + 0.25 * w)
+        + np.float32(0.13 + 0.05 * b.arms) * (u - 5.0)
+        - 9.0 * np.exp((4.6 + 0.5 * w - u) * np.float32(0.55))
+        - np.float32(2.2) * half_chord(((u - 15.0) / 3.6) ** 2)
+    )
+    inside = (y - top) * np.float32(0.9)
+    axilla = -5.0 + 0.25 * w + b.arms * np.maximum(u - outer, 0) * 1.2
     arm = np.minimum(inside, (axilla - y) * np.float32(1.0 / (0.6 + 0.5 * b.arms)))
-    deep = (10.2 + 0.9 * w) * (1 - 0.25 * ramp(u, 12, 19))
-    arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 4.0), 0, 1)) ** 2)
-    trunk = torso * half_chord((1 - np.clip(inside * np.float32(1 / 3.5), 0, 1)) ** 2)
-    collar = np.where(u < neck, 11.0 * half_chord((u / neck) ** 2 * 0.97), 0.0) * (y < s.apex_y + 4)
-    scene.body = np.maximum(np.maximum(trunk, arm), collar).astype(np.float32)
+    deep = (10.0 + 0.9 * w) * (1 - 0.30 * ramp(u, 12, 19))
+    arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 4.5), 0, 1)) ** 2)
+    trunk = torso * half_chord((1 - np.clip(inside * np.float32(1 / 4.0), 0, 1)) ** 2)
+    scene.body = np.maximum(trunk, arm).astype(np.float32)
 
 
 def lungs(scene: Scene) -> None:
@@ -54,57 +57,69 @@ def lungs(scene: Scene) -> None:
     scene.meta["half_width_Y1"] = a
 
 
+def _contour(y_Y1: np.ndarray, points: list[tuple[float, float]], smooth_px: float) -> np.ndarray:
+    """A border's distance from the midline at each height, through (y, distance) points, smoothed."""
+    ys, xs = zip(*sorted(points), strict=True)
+    line = np.interp(y_Y1[:, 0], ys, xs).astype(np.float32)
+    return ndimage.gaussian_filter1d(line, smooth_px, mode="nearest")[:, None]
+
+
 def heart_and_vessels(scene: Scene) -> None:
     """Heart, aorta, mediastinum: they push the lungs aside, so the lungs' chords shrink where these lie."""
-    b, s, p = scene.build, scene.shape, scene.pose
+    b, s = scene.build, scene.shape
     x, y = scene.x_YX, scene.y_Y1
     floor = 0.5 * (s.dome_y[0] + s.dome_y[1])
-    # The ventricles' ellipse lies with its apex down and to the left; the right atrium bulges to the right.
-    right, left = s.heart_width * 0.34 - s.heart_shift, s.heart_width * 0.66 + s.heart_shift
-    angle = 0.62 + 0.10 * (0.97 - p.breath)
-    tall = 3.9 + 0.23 * (s.heart_width - 11.0)
-    wide = 0.5 * s.heart_width * 1.02
-    reach = np.hypot(wide * np.cos(angle), tall * np.sin(angle))
-    cx, cy = left - reach, floor - 3.0 - 0.12 * (s.heart_width - 11.5)
-    c, si = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    dx, dy = x - np.float32(cx), y - np.float32(cy)
-    ventricles = ((c * dx + si * dy) / wide) ** 2 + ((c * dy - si * dx) / tall) ** 2
-    rx, ry = np.float32(0.30 * s.heart_width + 0.4), np.float32(4.6 + 0.15 * (s.heart_width - 11))
-    atrium = ((x + np.float32(right) - rx) / rx) ** 2 + ((y - np.float32(cy - 0.3)) / ry) ** 2
-    heart = np.minimum(ventricles, atrium)
-    deep = 2 * np.float32(5.3)
-    # Great vessels and fat between the lungs: narrow at the neck, wide at the heart's base.
-    t = ramp(y, s.apex_y, cy - 5)
-    to_left = np.float32(2.3) + 0.9 * t + s.heart_shift * 0.4 + 0.9 * half_chord(((y - (cy - 5.6)) / 2.4) ** 2)  # pulmonary trunk
-    to_right = np.float32(2.3) + 0.75 * t + 0.35 * ramp(y, -8, -3) - s.heart_shift * 0.4
+    right, left = s.heart_width * 0.33 - s.heart_shift, s.heart_width * 0.67 + s.heart_shift
+    ay, ar = s.apex_y + 7.2 - 1.0 * b.aorta, 1.6 + 0.7 * b.aorta
+    lean = 0.6 * s.heart_shift
+    top = ay + 4.4  # where the heart begins below its vessels
+    smooth = 0.55 / scene.grid.pitch
+    big = max(s.heart_width - 11.5, 0)
+    knob = 3.15 + 0.9 * b.aorta + lean
+    to_left = _contour(
+        y,
+        [(-30, 3.4), (s.apex_y - 2, 2.6 + lean), (ay - 2.2, 2.5 + lean), (ay - 0.6, knob), (ay + 0.5, knob)]
+        + [(ay + 1.9, 2.75 + lean + 0.3 * b.aorta), (ay + 3.4, 3.5 + lean), (ay + 4.6, 3.75 + lean + 0.05 * big)]
+        + [(0.5 * (top + floor) + 0.3, 0.60 * left + 1.5), (floor - 2.6, 0.97 * left), (floor - 1.2, left), (floor - 0.1, left)]
+        + [(floor + 1.6, 0.93 * left), (floor + 3.0, 0.75 * left), (floor + 4.5, 2.5)],
+        smooth,
+    )
+    to_right = _contour(
+        y,
+        [(-30, 3.4), (s.apex_y - 2, 2.7 - lean), (s.apex_y + 3, 2.45 - lean), (ay + 0.5, 2.55 - lean + 0.35 * b.aorta)]
+        + [(ay + 3.6, 2.75 - lean + 0.3 * b.aorta), (top + 1.4, 0.78 * right), (floor - 5.6, 0.96 * right), (floor - 4.2, right)]
+        + [(floor - 2.8, right), (floor - 0.8, 0.93 * right), (floor + 0.8, 0.75 * right), (floor + 3.5, 2.3)],
+        smooth,
+    )
+    to_left *= np.float32(left) / to_left[(y[:, 0] > top) & (y[:, 0] < floor + 1)].max(initial=left)
     m = np.where(x > 0, x / to_left, -x / to_right)
-    core = half_chord(m**2)
-    # Aorta: the arch is a ball left of the trachea, the descending part a tube beside the spine.
-    ax, ay, ar = 1.9 + 0.7 * b.aorta + 0.3 * s.heart_shift, s.apex_y + 7.9 - 0.8 * b.aorta, 1.65 + 0.75 * b.aorta
-    arch = ((x - np.float32(ax)) / ar) ** 2 + ((y - np.float32(ay)) / (ar * 1.12)) ** 2
-    dsc_x = 1.5 + 0.6 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi) - 0.4 * ramp(y, ay, floor)
+    # The spine and the great vessels fill the whole depth; the heart lies in front, with lung behind it.
+    core = half_chord((x / np.float32(2.35)) ** 2 * (0.2 + 0.8 * (x / np.float32(2.35)) ** 2))
+    front = (8.5 + 3.6 * ramp(y, top - 2, top + 2)) * half_chord(m**2)
+    arch = ((x - np.float32(knob - ar)) / ar) ** 2 + ((y - np.float32(ay)) / (ar * 1.15)) ** 2
+    dsc_x = 1.5 + 0.5 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi) - 0.4 * ramp(y, ay, floor)
     dsc_r = np.float32(1.25 + 0.35 * b.aorta)
     tube = ((x - dsc_x) / dsc_r) ** 2
-    down = (y > ay) & (y < scene.meta["dome_YX"] + 3)
-    taken = np.maximum(deep * half_chord(heart), 22 * core)
-    taken = np.maximum(taken, np.maximum(9 * half_chord(arch), np.where(down, 2.3 * dsc_r * half_chord(tube), 0)))
+    down = ramp(y, ay - 1.0, ay + 0.6) * (y < scene.meta["dome_YX"] + 3)
+    taken = np.maximum(front + 20 * core, front + 2.2 * dsc_r * half_chord(tube) * down)
+    taken = np.maximum(taken, 9 * half_chord(arch))
     # Fat pads fill the angles between heart and domes.
-    pad = 7.0 * ramp(x, left + 1.0, left - 2.0) * ramp(y, floor - 3.0, floor + 1.0) * (x > 0)
+    pad = 4.5 * ramp(x, left + 1.2, left - 1.5) * ramp(y, floor - 2.5, floor + 1.5) * (x > 0)
     scene.meta["field"] = scene.air > 0.6
     scene.air = np.maximum(scene.air - np.maximum(taken, pad * (0.3 + 0.4 * max(b.weight, 0))), 0).astype(np.float32)
-    scene.matter += np.float32(0.7) * half_chord(arch) + np.where(down, np.float32(0.7 + 0.5 * b.aorta) * half_chord(tube), 0)
-    scene.matter += np.float32(0.5) * half_chord(heart)
+    scene.matter += np.float32(0.8) * half_chord(arch) + down * np.float32(0.6 + 0.5 * b.aorta) * half_chord(tube)
     chest = (y > s.apex_y + 1) & (y < scene.meta["dome_YX"] + 3.0)
     an = scene.anatomy
-    an["Heart"] = heart < 1
-    an["Aorta"] = (arch < 1) | ((tube < 1) & down)
-    an["Mediastinum"] = ((np.abs(m) < 1) & chest) | an["Aorta"] | (an["Heart"] & chest)
+    bottom = floor + 0.6 + np.float32(0.16) * x - 0.012 * (x - 2) ** 2
+    an["Heart"] = (np.abs(m) < 1) & (y > top - 0.10 * x) & (y < bottom)
+    an["Aorta"] = (arch < 1) | ((tube < 1) & (down > 0.5))
+    an["Mediastinum"] = ((np.abs(m) < 1) & chest) | an["Aorta"] | an["Heart"]
     lung = scene.air > 0.8
     an["Right Lung"], an["Left Lung"] = lung & (x < 0), lung & (x > 0)
     depth_below = y - scene.meta["dome_YX"]
     a = scene.meta["half_width_Y1"]
     an["Facies Diaphragmatica"] = (depth_below > 0) & (depth_below < 2.2) & (np.abs(x) < a) & (np.abs(x) > 1.0)
-    scene.meta["heart_box"] = (-right, left, cy)
+    scene.meta["heart_box"] = (-right, left, 0.5 * (top + floor))
     scene.lung_density = np.full_like(scene.air, np.float32(s.density))
 
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from cxrlib.phantom.build import Build
 from cxrlib.phantom.grid import blur, cloud, stretch
-from cxrlib.phantom.scene import Scene
+from cxrlib.phantom.scene import Scene, Shape
 
 MU_SOFT = 0.185
 """Linear attenuation of soft tissue, 1/cm, at a chest tube's effective energy of about 70 keV (our decision: rounded)."""
@@ -21,30 +22,39 @@ class Exposure:
 
     Fields:
         photons: Quanta per cm2 of bare detector, which sets the noise.
-        scatter: Scattered over primary light at the detector, averaged over the film.
+        scatter: Scattered over primary light at the detector, far from edges.
         blur_cm: Sigma of the detector's and the focus's blur.
-        low, high: Optical depths shown as black and as white.
-        gamma: Bend of the display curve.
+        dark, bright: Optical depths of a healthy lung and of the mediastinum, which the display's window is set by.
+        grey_dark, grey_bright: The greys they are shown as.
+        edges: Strength of the processing that lifts fine detail, as digital systems do.
+        fog: Grey of bare air.
     """
 
     photons: float
     scatter: float
     blur_cm: float
-    low: float
-    high: float
-    gamma: float
+    dark: float
+    bright: float
+    grey_dark: float
+    grey_bright: float
+    edges: float
+    fog: float
 
 
-def draw_exposure(rng: np.random.Generator, *, view: str) -> Exposure:
-    """Draws an exposure; AP films are flatter and noisier, for want of a grid and of power."""
+def draw_exposure(rng: np.random.Generator, *, view: str, build: Build, shape: Shape) -> Exposure:
+    """Draws an exposure for a healthy body of this build; AP films are flatter and noisier, for want of a grid and of power."""
     ap = view == "AP"
+    thick = 2 * (shape.depth + 1.9 + 0.55 * build.wall)
     return Exposure(
-        photons=float(np.exp(rng.normal(11.6 if not ap else 11.0, 0.4))),
-        scatter=float(rng.uniform(0.010, 0.022)) * (1.5 if ap else 1.0),
+        photons=float(np.exp(rng.normal(13.6 if not ap else 12.9, 0.4))),
+        scatter=float(rng.uniform(0.7, 1.2)) * (1.5 if ap else 1.0),
         blur_cm=float(rng.uniform(0.03, 0.07)),
-        low=float(rng.normal(0.35, 0.2)),
-        high=float(rng.normal(3.75, 0.22)),
-        gamma=float(np.exp(rng.normal(0.0, 0.16))),
+        dark=MU_SOFT * (thick - 2 * 0.80 * shape.depth * (1 - shape.density)),
+        bright=MU_SOFT * thick,
+        grey_dark=float(np.clip(rng.normal(86 if not ap else 100, 17), 45, 140)),
+        grey_bright=float(np.clip(rng.normal(205, 8), 180, 222)),
+        edges=float(rng.uniform(0.25, 0.8)),
+        fog=float(abs(rng.normal(0, 14))),
     )
 
 
@@ -71,19 +81,38 @@ def project(depth_YX: np.ndarray, exposure: Exposure, rng: np.random.Generator, 
     n = depth_YX.shape[0]
     primary = blur(np.exp(-depth_YX), exposure.blur_cm / pitch)
     # Scatter is far blurrier than any organ: a coarse copy is enough.
-    step = max(n // 16, 1)
-    coarse = primary[: n // step * step, : n // step * step].reshape(n // step, step, n // step, step).mean((1, 3))
-    coarse = blur(np.pad(np.minimum(coarse, 0.35), 1, mode="edge"), 2.0)
-    light = primary + np.float32(exposure.scatter) + np.float32(0.09) * stretch(coarse, n)
+    scattered = _coarse(np.minimum(primary, np.float32(np.exp(-exposure.dark) * 1.5)), 2.0)
+    light = primary + np.float32(0.12 * exposure.scatter) * stretch(scattered, n)
     noise = rng.standard_normal(light.shape, dtype=np.float32)
-    quanta = np.float32(exposure.photons * pitch**2)
-    light = np.maximum(light + noise * np.sqrt(light / quanta), 1e-4)
-    shown = (-np.log(light) - np.float32(exposure.low)) * np.float32(1.0 / (exposure.high - exposure.low))
-    shown = np.clip(shown, 0.0, 1.25)
-    # The display's curve: bends off towards white as film and screens do.
-    shown = shown ** np.float32(exposure.gamma)
-    grey = 232.0 * (1.0 - np.exp(-1.9 * shown**1.15)) * np.float32(1 / (1 - np.exp(-1.9)))
+    light = np.maximum(light + noise * np.sqrt(light * np.float32(1.0 / (exposure.photons * pitch**2))), 1e-4)
+    depth = -np.log(light)
+    # Detail is lifted against a blurred copy, within limits, so that skin does not glow.
+    depth += np.clip(np.float32(exposure.edges) * (depth - stretch(_coarse(depth, 0.8), n)), -0.45, 0.45)
+    low, high = (_seen(t, exposure) for t in (exposure.dark, exposure.bright))
+    grey = exposure.grey_dark + (depth - np.float32(low)) * np.float32((exposure.grey_bright - exposure.grey_dark) / (high - low))
+    # The display's toe and shoulder: greys bend off towards black and white instead of being cut.
+    top = np.float32(238.0)
+    knee = np.float32(exposure.grey_bright - 22)
+    over = np.maximum(grey - knee, 0)
+    grey = np.where(grey > knee, knee + (top - knee) * (1 - np.exp(-over / (top - knee))), grey)
+    toe = np.float32(40.0)
+    grey = np.where(grey < toe, toe * np.exp(np.maximum(grey - toe, -160) / toe), grey)
+    grey = np.maximum(grey, np.float32(exposure.fog))
     return np.clip(grey + 0.5, 0, 255).astype(np.uint8)
+
+
+def _coarse(image_YX: np.ndarray, sigma: float) -> np.ndarray:
+    """A 16 x 16 likeness of a picture, blurred by `sigma` of its pixels, with the margin that `stretch` wants."""
+    n = image_YX.shape[0]
+    edges = np.linspace(0, n, 17).astype(np.int64)[:-1]
+    width = np.diff(np.append(edges, n)).astype(np.float32)
+    sums = np.add.reduceat(np.add.reduceat(image_YX, edges, 0), edges, 1) / (width[:, None] * width)
+    return blur(np.pad(sums, 1, mode="edge"), sigma)
+
+
+def _seen(depth: float, exposure: Exposure) -> float:
+    """The optical depth that is measured where the true one is `depth`, scatter included."""
+    return float(-np.log(np.exp(-depth) + 0.12 * exposure.scatter * 0.6 * np.exp(-exposure.dark)))
 
 
 def tissue_texture(rng: np.random.Generator, size: int) -> np.ndarray:

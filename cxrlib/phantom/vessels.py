@@ -46,7 +46,7 @@ def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int, point
                         py[-1],
                         end + spread[i],
                         length * rng.uniform(0.68, 0.95, len(branches)),
-                        radius * rng.uniform(0.66, 0.84, len(branches)),
+                        radius * rng.uniform(0.70, 0.86, len(branches)),
                     ],
                     -1,
                 )
@@ -87,7 +87,7 @@ def lung_markings(scene: Scene, rng: np.random.Generator) -> None:
                 hy + 1.2 * np.sin(fan),
                 np.where(side > 0, fan, np.pi - fan),
                 rng.uniform(2.6, 4.0, 8),
-                rng.uniform(0.30, 0.42, 8) * width,
+                rng.uniform(0.36, 0.50, 8) * width,
             ],
             -1,
         )
