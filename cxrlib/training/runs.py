@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the source, with "+changes" if files differ from it; None outside a git checkout."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]  # cxrlib
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=20).stdout
