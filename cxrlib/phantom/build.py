@@ -91,6 +91,7 @@ class Pose:
     turn: float
     breath: float
     scale: float
+    arms_down: float
 
 
 def draw_pose(rng: np.random.Generator, *, view: str) -> Pose:
@@ -103,5 +104,6 @@ def draw_pose(rng: np.random.Generator, *, view: str) -> Pose:
         tilt=float(rng.normal(0, 0.012 if not ap else 0.03)),
         turn=float(np.clip(rng.normal(0, 0.25 if not ap else 0.5), -1, 1)),
         breath=float(np.clip(rng.normal(0.97, 0.05) if not ap else rng.normal(0.84, 0.08), 0.65, 1.05)),
-        scale=float(rng.normal(1.0, 0.035)) * (1.0 if not ap else 1.03),
+        scale=float(rng.normal(0.985, 0.04 if not ap else 0.07)) * (1.0 if not ap else 1.04),
+        arms_down=float(rng.uniform(0.0, 0.4) if not ap else rng.uniform(0.5, 4.0)),
     )

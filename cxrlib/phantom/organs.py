@@ -19,24 +19,25 @@ def body(scene: Scene) -> None:
     b, s = scene.build, scene.shape
     u, y = np.abs(scene.x_YX), scene.y_Y1
     w = b.wall
+    arms = b.arms + scene.pose.arms_down
     # The torso's outline follows the ribs with a wall over them, and widens to the axilla.
     outer = s.half_width + w + np.float32(0.9) * ramp(y, 2.0, -6.0) + np.float32(0.35 * w) * ramp(y, 4, 16)
     front = s.depth + 1.9 + 0.55 * w
     torso = 2 * front * half_chord((u / outer) ** 2 * (0.35 + 0.65 * (u / outer) ** 2))
-    torso *= 0.40 + 0.60 * ramp(y, s.apex_y - 4.5, s.apex_y + 9.0)  # thinner towards the neck
+    torso *= 0.66 + 0.34 * ramp(y, s.apex_y - 3.5, s.apex_y + 9.0)  # thinner towards the neck
     # Trapezius: steep at the neck, flat to the shoulder's tip; below the shoulder the arm leaves the torso at the axilla.
     top = (
         np.float32(s.apex_y - 0.9 + 0.25 * w)
-        + np.float32(0.13 + 0.05 * b.arms) * (u - 5.0)
+        + np.float32(0.13 + 0.05 * min(arms, 2.5)) * (u - 5.0)
         - 9.0 * np.exp((4.6 + 0.5 * w - u) * np.float32(0.55))
         - np.float32(2.2) * half_chord(((u - 15.0) / 3.6) ** 2)
     )
     inside = (y - top) * np.float32(0.9)
-    axilla = -5.0 + 0.25 * w + b.arms * np.maximum(u - outer, 0) * 1.2
-    arm = np.minimum(inside, (axilla - y) * np.float32(1.0 / (0.6 + 0.5 * b.arms)))
-    deep = (10.0 + 0.9 * w) * (1 - 0.30 * ramp(u, 12, 19))
-    arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 4.5), 0, 1)) ** 2)
-    trunk = torso * half_chord((1 - np.clip(inside * np.float32(1 / 4.0), 0, 1)) ** 2)
+    axilla = -5.0 + 0.25 * w + arms * np.maximum(u - outer, 0) * 1.2
+    arm = np.minimum(inside, (axilla - y) * np.float32(1.0 / (0.6 + 0.5 * arms)))
+    deep = (13.0 + 1.0 * w) * (1 - 0.22 * ramp(u, 13, 19))
+    arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 3.2), 0, 1)) ** 2)
+    trunk = torso * half_chord((1 - np.clip(inside * np.float32(1 / 3.2), 0, 1)) ** 2)
     scene.body = np.maximum(trunk, arm).astype(np.float32)
 
 
@@ -51,7 +52,7 @@ def lungs(scene: Scene) -> None:
     chord = np.minimum(chord, np.float32(s.depth * 0.9) * np.sqrt(np.clip(top / 5.0, 0, 1)))
     curve = np.where(left, np.float32(s.dome_curve[1]), np.float32(s.dome_curve[0]))
     dome = np.where(left, np.float32(s.dome_y[1]), np.float32(s.dome_y[0])) + curve * (u - 6.2) ** 2 * np.where(u > 6.2, 0.85, 0.7)
-    below = np.sqrt(np.maximum((y - dome) / np.float32(5.5), 0)) * np.float32(s.depth)
+    below = np.sqrt(np.maximum((y - dome) / np.float32(4.2), 0)) * np.float32(s.depth)
     scene.meta["dome_YX"] = dome
     scene.air = 2 * np.maximum(chord - below, 0)
     scene.meta["half_width_Y1"] = a
@@ -94,14 +95,14 @@ def heart_and_vessels(scene: Scene) -> None:
     to_left *= np.float32(left) / to_left[(y[:, 0] > top) & (y[:, 0] < floor + 1)].max(initial=left)
     m = np.where(x > 0, x / to_left, -x / to_right)
     # The spine and the great vessels fill the whole depth; the heart lies in front, with lung behind it.
-    core = half_chord((x / np.float32(2.35)) ** 2 * (0.2 + 0.8 * (x / np.float32(2.35)) ** 2))
-    front = (8.5 + 3.6 * ramp(y, top - 2, top + 2)) * half_chord(m**2)
+    core = ramp(np.abs(x), 3.3, 1.0)
+    front = (10.0 + 2.6 * ramp(y, top - 2, top + 2)) * half_chord(m**2)
     arch = ((x - np.float32(knob - ar)) / ar) ** 2 + ((y - np.float32(ay)) / (ar * 1.15)) ** 2
     dsc_x = 1.5 + 0.5 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi) - 0.4 * ramp(y, ay, floor)
     dsc_r = np.float32(1.25 + 0.35 * b.aorta)
     tube = ((x - dsc_x) / dsc_r) ** 2
     down = ramp(y, ay - 1.0, ay + 0.6) * (y < scene.meta["dome_YX"] + 3)
-    taken = np.maximum(front + 20 * core, front + 2.2 * dsc_r * half_chord(tube) * down)
+    taken = np.maximum(front + 17 * core, front + 2.2 * dsc_r * half_chord(tube) * down)
     taken = np.maximum(taken, 9 * half_chord(arch))
     # Fat pads fill the angles between heart and domes.
     pad = 4.5 * ramp(x, left + 1.2, left - 1.5) * ramp(y, floor - 2.5, floor + 1.5) * (x > 0)
@@ -151,10 +152,10 @@ def breasts(scene: Scene) -> None:
         cx = side * (7.6 + 0.1 * b.breast_r) + 0.3 * scene.pose.turn
         r = np.float32(b.breast_r)
         dy = y - np.float32(b.breast_y + 0.4 * side * scene.build.spine_bend)
-        ry = np.where(dy > 0, r * 0.72, r * 1.5)
+        ry = np.where(dy > 0, r * 0.75, r * 1.7)
         d2 = ((x - np.float32(cx)) / r) ** 2 + (dy / ry) ** 2
         inside = np.maximum(1 - d2, 0)
-        scene.matter += np.float32(b.breast * 0.8) * np.where(dy > 0, np.sqrt(inside), inside) * (scene.body > 0.5)
+        scene.matter += np.float32(b.breast * 0.62) * np.where(dy > 0, np.sqrt(inside), inside * inside) * (scene.body > 0.5)
 
 
 def gut_gas(scene: Scene, rng: np.random.Generator) -> None:

@@ -46,13 +46,13 @@ def draw_exposure(rng: np.random.Generator, *, view: str, build: Build, shape: S
     ap = view == "AP"
     thick = 2 * (shape.depth + 1.9 + 0.55 * build.wall)
     return Exposure(
-        photons=float(np.exp(rng.normal(13.6 if not ap else 12.9, 0.4))),
+        photons=float(np.exp(rng.normal(14.8 if not ap else 14.3, 0.5))),
         scatter=float(rng.uniform(0.7, 1.2)) * (1.5 if ap else 1.0),
         blur_cm=float(rng.uniform(0.03, 0.07)),
         dark=MU_SOFT * (thick - 2 * 0.80 * shape.depth * (1 - shape.density)),
         bright=MU_SOFT * thick,
         grey_dark=float(np.clip(rng.normal(86 if not ap else 100, 17), 45, 140)),
-        grey_bright=float(np.clip(rng.normal(205, 8), 180, 222)),
+        grey_bright=float(np.clip(rng.normal(188, 9), 165, 210)),
         edges=float(rng.uniform(0.25, 0.8)),
         fog=float(abs(rng.normal(0, 14))),
     )

@@ -39,7 +39,7 @@ def ribs(scene: Scene) -> None:
                 slope = np.float32(drop * 0.82 / a) * np.sin(np.float32(0.82) * theta) * slope_side
                 d2 = (y - line) ** 2 / ((1 + slope * slope) * (w * w * (1.15 if front else 1.0)))
                 rib = strength * _cortex(d2) * (u < a) * ramp(u, u0 - 0.6, u0 + (1.6 if front else 0.4))
-                scene.bone[rows, cols] += rib * np.float32(0.85 if front else 1.0)
+                scene.bone[rows, cols] += rib * np.float32(0.62 if front else 1.0)
 
 
 def clavicles(scene: Scene) -> None:
@@ -54,10 +54,10 @@ def clavicles(scene: Scene) -> None:
         t = np.clip((u - inner) / np.float32(14.0 - inner), 0, 1)
         rise = b.clavicle_rise + (1.0 if ap else 0.0)
         line = s.apex_y + 3.7 - rise * t * 1.7 - (0.75 if not ap else 0.4) * np.sin(2 * np.pi * t) + side * 0.25 * b.spine_bend
-        half = 0.62 + 0.38 * ramp(t, 0.25, 0.0) + 0.15 * ramp(t, 0.7, 1.0)
+        half = 0.50 + 0.36 * ramp(t, 0.25, 0.0) + 0.15 * ramp(t, 0.7, 1.0)
         d2 = ((y - line) / half) ** 2
         inside = ramp(u, inner - 0.15, inner + 0.25) * ramp(u, 14.3, 13.7)
-        scene.bone[rows, cols] += np.float32(1.15 * b.bone) * _cortex(d2) * inside
+        scene.bone[rows, cols] += np.float32(1.35 * b.bone) * _cortex(d2) * inside
         mask = np.zeros(scene.body.shape, bool)
         mask[rows, cols] = (d2 < 1) & (u > inner) & (u < 14.0)
         scene.anatomy[name] = mask
@@ -81,13 +81,13 @@ def scapulae(scene: Scene) -> None:
             length = np.hypot(x1 - x0, y1 - y0)
             e.append(((x1 - x0) * (y - y0) - (y1 - y0) * (u - x0)) / length)
         inside = np.minimum(np.minimum(e[0], e[1]), e[2])
-        blade = 0.16 * ramp(inside, -0.15, 0.25) + 0.30 * half_chord(((e[1] - 0.5) / 0.6) ** 2) * ramp(inside, -0.2, 0.3)
-        blade += 0.16 * half_chord(((e[2] - 0.25) / 0.35) ** 2) * ramp(inside, -0.2, 0.3)
+        blade = 0.22 * ramp(inside, -0.15, 0.25) + 0.45 * half_chord(((e[1] - 0.5) / 0.6) ** 2) * ramp(inside, -0.2, 0.3)
+        blade += 0.30 * half_chord(((e[2] - 0.25) / 0.35) ** 2) * ramp(inside, -0.2, 0.3)
         spine = half_chord(((y - (y_top + 0.9 - 0.33 * (u - out))) / 0.55) ** 2) * ramp(u, out - 2, out) * ramp(u, out + 6, out + 5)
         head = ((u - (out + 5.9)) / 2.35) ** 2 + ((y - (y_top + 1.2)) / 2.45) ** 2
         shaft = ((u - (out + 6.5) - 0.35 * (y - y_top)) / 1.35) ** 2
-        arm = np.maximum(_cortex(head) * 1.3, 1.25 * _cortex(shaft) * ramp(y, y_top + 1.5, y_top + 3.5))
-        scene.bone[rows, cols] += np.float32(b.bone) * (blade + 0.35 * spine + arm).astype(np.float32)
+        arm = np.maximum(_cortex(head) * 1.0, 1.0 * _cortex(shaft) * ramp(y, y_top + 1.5, y_top + 3.5))
+        scene.bone[rows, cols] += np.float32(b.bone) * (blade + 0.5 * spine + arm).astype(np.float32)
         mask = np.zeros(scene.body.shape, bool)
         mask[rows, cols] = (inside > 0) | (spine > 0.3)
         scene.anatomy[name] = mask
@@ -104,9 +104,9 @@ def spine(scene: Scene) -> None:
     within = phase - np.floor(phase)
     half = (1.35 + 0.95 * rel).astype(np.float32)
     waist = half * (0.90 + 0.10 * np.cos(2 * np.pi * within).astype(np.float32) ** 2)
-    column = half_chord((x / waist) ** 4)
+    column = half_chord((x / waist) ** 2) ** 0.7
     disc = 0.62 + 0.38 * ramp(np.abs(within - 0.5), 0.44, 0.34) + 0.22 * np.exp(-(((np.abs(within - 0.5) - 0.36) / 0.05) ** 2))
-    bodies = np.float32(1.55 * b.bone) * column * disc.astype(np.float32)
+    bodies = np.float32(0.95 * b.bone) * column * disc.astype(np.float32)
     pedicle = ((np.abs(x) - half * 0.62) / 0.42) ** 2 + ((within - 0.33) / 0.22) ** 2
     process = (x / 0.42) ** 2 + ((within - 0.78) / 0.30) ** 2
     bodies += np.float32(0.45 * b.bone) * (_cortex(pedicle) + _cortex(process))

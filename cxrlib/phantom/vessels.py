@@ -84,7 +84,7 @@ def lung_markings(scene: Scene, rng: np.random.Generator) -> None:
         roots = np.stack(
             [
                 hx + side * 0.2 * np.cos(fan),
-                hy + 1.2 * np.sin(fan),
+                hy + 0.4 + 2.1 * np.sin(fan),
                 np.where(side > 0, fan, np.pi - fan),
                 rng.uniform(2.6, 4.0, 8),
                 rng.uniform(0.36, 0.50, 8) * width,
@@ -92,11 +92,11 @@ def lung_markings(scene: Scene, rng: np.random.Generator) -> None:
             -1,
         )
         everything.append(grow(rng, roots, generations=6, points=9))
-        trunk = np.array([[hx - side * 0.6, hy - 0.8, np.pi / 2 - side * 0.55, 3.6, 0.62 * s.hila], [hx - side * 0.8, hy, 0.0 if side > 0 else np.pi, 1.6, 0.7 * s.hila]])
+        trunk = np.array([[hx - side * 0.6, hy - 0.8, np.pi / 2 - side * 0.55, 4.6, 0.62 * s.hila], [hx - side * 0.8, hy, 0.0 if side > 0 else np.pi, 1.6, 0.7 * s.hila]])
         everything.append(grow(rng, trunk, generations=1, points=14))
         d2 = ((scene.x_YX - np.float32(hx)) / 1.9) ** 2 + ((scene.y_Y1 - np.float32(hy + 0.5)) / 3.0) ** 2
         scene.anatomy[name] = (d2 < 1) & (scene.air > 0.5)
-        scene.matter += np.float32(0.8 * s.hila) * half_chord(d2) ** 2 * (scene.air > 0.2)
+        scene.matter += np.float32(1.3 * s.hila) * half_chord(d2) ** 2 * (scene.air > 0.2)
     tubes = draw_tubes(scene, np.concatenate(everything))
     # Vessels end at the lung's surface, and only what runs through air shows.
     scene.vessels = tubes * np.clip(scene.air * np.float32(1 / 3.0), 0, 1)
