@@ -65,7 +65,7 @@ def read_nih(
     root = require_folder(folder)
     places = search_places(root, metadata)
     is_phantom = (root / "phantom.json").is_file()
-    label_file, notes = _choose_labels(root, places, labels)
+    label_file, notes = choose_labels(root, places, labels)
     table, generation, more = read_label_table(label_file)
     notes += [f"labels: generation {generation}, from {label_file.name}", *more]
 
@@ -220,7 +220,8 @@ def packaged_tables() -> Studies:
     return read_nih(Path(next(iter(spec.submodule_search_locations))) / "data")
 
 
-def _choose_labels(root: Path, places: list[Path], labels: str | os.PathLike | None) -> tuple[Path, list[str]]:
+def choose_labels(root: Path, places: list[Path], labels: str | os.PathLike | None) -> tuple[Path, list[str]]:
+    """The label table to read, v2020 before any other, and notes about tables that were passed over."""
     if labels is not None:
         if not Path(labels).is_file():
             raise CxrError(f"the label table {labels} does not exist: check its name")

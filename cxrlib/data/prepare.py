@@ -185,6 +185,8 @@ def _decode_all(blocks: Iterator[list[Item]], size: int, workers: int) -> Iterat
     # Not fork: this process may run threads (torch, a notebook), and a forked child can inherit a lock that nobody frees.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])  # imported once, and inherited by every worker
     pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
     try:
         waiting: collections.deque = collections.deque()
