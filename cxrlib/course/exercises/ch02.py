@@ -54,7 +54,7 @@ LIFT = Exercise(
     mutants={
         "not yet divided by how common consolidation is": "lift = 15 / 50\n",
         "not yet divided by how common effusion is": "lift = 15 / 24\n",
-        "expected with both": "lift = 50 * 24 / 200\n",
+        "films you would expect": "lift = 50 * 24 / 200\n",
         "upside down": "lift = (50 * 24 / 200) / 15\n",
         "divide each by the 200 films": "lift = 15 / (50 * 24)\n",
     },
