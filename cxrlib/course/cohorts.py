@@ -1,6 +1,8 @@
 """Phantom cohorts that chapters share: made once, kept in a cache, remade when they are stale or damaged."""
 
+import contextlib
 import hashlib
+import io
 import os
 import shutil
 import sys
@@ -78,7 +80,9 @@ def _key(parameters: dict[str, Any]) -> str:
 
     digest = hashlib.sha256(repr(sorted(parameters.items())).encode())
     package = Path(cxrlib.__file__).parent
-    for source in sorted([*package.glob("phantom/*.py"), package / "data" / "store.py"]):
+    code = [*package.glob("phantom/*.py"), *package.glob("phantom/*.csv")]
+    code += [package / "data" / name for name in ("images.py", "frames.py", "nih.py", "prepare.py", "store.py")]
+    for source in sorted(code):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -104,8 +108,10 @@ def _make(folder: Path, parameters: dict[str, Any]) -> None:
 
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
-        write_cohort(temporary / "nih", **parameters)
-        prepare(read_nih(temporary / "nih"), temporary / "store", size=parameters["size"])
+        # Progress bars would stand in the notebook's output on the first run, and not on the next.
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            write_cohort(temporary / "nih", **parameters)
+            prepare(read_nih(temporary / "nih"), temporary / "store", size=parameters["size"])
         write_json(temporary / "made.json", {"parameters": parameters, "files": _digests(temporary)})
         os.replace(temporary, folder)
     finally:
