@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from cxrlib.errors import CxrError
 from cxrlib.findings import BOXED_FINDINGS, NO_FINDING
 from cxrlib.io import atomic_write, read_json, write_json
 from cxrlib.phantom.drawing import STRUCTURES, draw
+from cxrlib.phantom.files import write_masks, write_png
 from cxrlib.phantom.grid import FIELD_CM
 from cxrlib.phantom.labels import cohort_labels
 from cxrlib.phantom.shortcuts import parse_shortcut, plant
@@ -69,19 +69,13 @@ def _write_one(job: dict) -> dict:
         marker=job["marker"],
     )
     out = Path(job["out"])
-    # Level 1 with a fixed filter strategy: fast, and the same bytes from the same Pillow and zlib.
-    Image.fromarray(phantom.image_YX).save(out / "images" / job["image"], compress_level=1)
+    write_png(out / "images" / job["image"], phantom.image_YX)
     masks = {f"lesion/{f}": m for f, m in phantom.lesion_masks.items()}
     masks |= {f"anatomy/{s}": phantom.anatomy[s] for s in STRUCTURES}
-    np.savez_compressed(
-        out / "masks" / (job["image"][:-4] + ".npz"),
-        names=np.array(list(masks)),
-        bits=np.packbits(np.stack(list(masks.values())), axis=-1),
-    )
+    write_masks(out / "masks" / (job["image"][:-4] + ".npz"), masks)
     return {
         "image": job["image"],
         "boxes": phantom.boxes,
-        "area": {f: float(m.mean()) for f, m in phantom.lesion_masks.items()},
         "devices": "|".join(phantom.meta["devices"]),
         "cardiothoracic_ratio": round(phantom.meta["cardiothoracic_ratio"], 4),
     }
@@ -227,7 +221,7 @@ def images_per_second(*, size: int = 224, n: int = 64, seed: int = 0) -> float:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        write_cohort(Path(folder) / "warm", n=4, size=size, seed=seed + 1, progress=False, prevalence="enriched")
+        write_cohort(Path(folder) / "warm", n=4, size=size, seed=seed + 1, progress=False)
         start = time.perf_counter()
-        write_cohort(Path(folder) / "timed", n=n, size=size, seed=seed, progress=False, prevalence="enriched")
+        write_cohort(Path(folder) / "timed", n=n, size=size, seed=seed, progress=False)
         return n / (time.perf_counter() - start)

@@ -13,18 +13,21 @@ LETTERS = {
 """Strokes of the marker letters in a box from -1 to 1."""
 
 
-def _stroke(scene: Scene, path, *, radius: float, film: bool = False) -> np.ndarray:
-    """Thickness of a wire of `radius` cm along a path of (x, y) points, cm."""
-    path = np.asarray(path, float)
-    step = np.hypot(*np.diff(path, axis=0).T)
-    at = np.concatenate([[0], np.cumsum(step)])
-    n = max(int(at[-1] / (0.6 * scene.grid.pitch)), 2)
-    t = np.linspace(0, at[-1], n)
-    x, y = np.interp(t, at, path[:, 0]), np.interp(t, at, path[:, 1])
+def _stroke(scene: Scene, *paths, radius: float, film: bool = False) -> np.ndarray:
+    """Thickness of wires of `radius` cm along paths of (x, y) points, cm; in the film's frame or the body's."""
+    xs, ys, volumes = [], [], []
+    for path in paths:
+        path = np.asarray(path, float)
+        at = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+        n = max(int(at[-1] / (0.6 * scene.grid.pitch)), 2)
+        t = np.linspace(0, at[-1], n)
+        xs.append(np.interp(t, at, path[:, 0]))
+        ys.append(np.interp(t, at, path[:, 1]))
+        volumes.append(np.full(n, np.pi * radius**2 * at[-1] / n))
+    x, y = np.concatenate(xs), np.concatenate(ys)
     if not film:
         x, y = scene.to_film(x, y)
-    volume = np.full(n, np.pi * radius**2 * at[-1] / n)
-    return blur(splat(scene.grid, x, y, volume), 0.55 * radius / scene.grid.pitch)
+    return blur(splat(scene.grid, x, y, np.concatenate(volumes)), 0.55 * radius / scene.grid.pitch)
 
 
 def _curve(points, n: int = 40) -> np.ndarray:
@@ -48,7 +51,7 @@ def marker(scene: Scene, rng: np.random.Generator, *, letter: str = "L", x: floa
     for path in LETTERS[letter]:
         p = np.asarray(path) * size * np.array([0.75, 1.0])
         p = p @ np.array([[np.cos(lean), np.sin(lean)], [-np.sin(lean), np.cos(lean)]])
-        scene.metal += _stroke(scene, p + [cx, cy], radius=0.16, film=True) * 4.0
+        scene.metal += _stroke(scene, p + [cx, cy], radius=0.12, film=True) * 6.0
 
 
 def drain(scene: Scene, rng: np.random.Generator, *, side: int | None = None) -> None:
@@ -71,14 +74,16 @@ def drain(scene: Scene, rng: np.random.Generator, *, side: int | None = None) ->
 
 def leads(scene: Scene, rng: np.random.Generator) -> None:
     """Three to five stickers of a heart monitor with their wires, which leave over an edge."""
+    rings, wires = [], []
     for _ in range(int(rng.integers(3, 6))):
         x, y = float(rng.uniform(-12, 12)), float(rng.uniform(-10, 13))
-        ring = np.linspace(0, 2 * np.pi, 24)
-        scene.metal += 0.5 * _stroke(scene, np.stack([x + 0.42 * np.cos(ring), y + 0.42 * np.sin(ring)], -1), radius=0.13)
+        turn = np.linspace(0, 2 * np.pi, 24)
+        rings.append(np.stack([x + 0.42 * np.cos(turn), y + 0.42 * np.sin(turn)], -1))
         ex = float(np.sign(x) or 1) * float(rng.uniform(8, 20))
         ey = float(rng.choice([-21.0, 21.0]))
         middle = [((x + ex) / 2 + rng.normal(0, 2.0)), (y + ey) / 2 + rng.normal(0, 2.0)]
-        scene.metal += 0.5 * _stroke(scene, _curve([(x, y), middle, (ex, ey)]), radius=0.07)
+        wires.append(_curve([(x, y), middle, (ex, ey)]))
+    scene.metal += 0.5 * _stroke(scene, *rings, radius=0.13) + 0.5 * _stroke(scene, *wires, radius=0.07)
 
 
 def tubes(scene: Scene, rng: np.random.Generator) -> None:

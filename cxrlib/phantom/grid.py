@@ -52,7 +52,7 @@ def half_chord(d2: np.ndarray) -> np.ndarray:
 
 def ramp(value: np.ndarray, start: float, end: float) -> np.ndarray:
     """A smooth step from 0 at `start` to 1 at `end` (cubic); `start` may be the larger."""
-    t = np.clip((value - start) * np.float32(1.0 / (end - start)), 0.0, 1.0)
+    t = np.minimum(np.maximum((value - start) * np.float32(1.0 / (end - start)), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
@@ -105,8 +105,8 @@ def splat(g: Grid, x_P: np.ndarray, y_P: np.ndarray, volume_P: np.ndarray) -> np
 
 
 def blur(image_YX: np.ndarray, sigma_px: float) -> np.ndarray:
-    """A Gaussian blur, cut at 2.5 sigma; nothing below a fifth of a pixel."""
-    if sigma_px < 0.2:
+    """A Gaussian blur, cut at 2.5 sigma; nothing below 0.4 pixels, which the pixels themselves blur."""
+    if sigma_px < 0.4:
         return image_YX
     return ndimage.gaussian_filter(image_YX, sigma_px, mode="nearest", truncate=2.5)
 

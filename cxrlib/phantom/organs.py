@@ -27,10 +27,10 @@ def body(scene: Scene) -> None:
     torso *= 0.66 + 0.34 * ramp(y, s.apex_y - 3.5, s.apex_y + 9.0)  # thinner towards the neck
     # Trapezius: steep at the neck, flat to the shoulder's tip; below the shoulder the arm leaves the torso at the axilla.
     top = (
-        np.float32(s.apex_y - 0.9 + 0.25 * w)
+        np.float32(s.apex_y - 1.9 + 0.2 * w)
         + np.float32(0.13 + 0.05 * min(arms, 2.5)) * (u - 5.0)
         - 9.0 * np.exp((4.6 + 0.5 * w - u) * np.float32(0.55))
-        - np.float32(2.2) * half_chord(((u - 15.0) / 3.6) ** 2)
+        + np.float32(0.22) * np.maximum(u - 15.0, 0) ** 2
     )
     inside = (y - top) * np.float32(0.9)
     axilla = -5.0 + 0.25 * w + arms * np.maximum(u - outer, 0) * 1.2
@@ -51,7 +51,7 @@ def lungs(scene: Scene) -> None:
     top = y - np.float32(s.apex_y) - np.float32(0.11) * (u - 4.9) ** 2
     chord = np.minimum(chord, np.float32(s.depth * 0.9) * np.sqrt(np.clip(top / 5.0, 0, 1)))
     curve = np.where(left, np.float32(s.dome_curve[1]), np.float32(s.dome_curve[0]))
-    dome = np.where(left, np.float32(s.dome_y[1]), np.float32(s.dome_y[0])) + curve * (u - 6.2) ** 2 * np.where(u > 6.2, 0.85, 0.7)
+    dome = np.where(left, np.float32(s.dome_y[1]), np.float32(s.dome_y[0])) + curve * (u - 6.2) ** 2 * np.where(u > 6.2, np.float32(0.85), np.float32(0.7))
     below = np.sqrt(np.maximum((y - dome) / np.float32(4.2), 0)) * np.float32(s.depth)
     scene.meta["dome_YX"] = dome
     scene.air = 2 * np.maximum(chord - below, 0)
@@ -127,19 +127,21 @@ def heart_and_vessels(scene: Scene) -> None:
 def airway(scene: Scene) -> None:
     """Trachea and main bronchi: tubes of air through the mediastinum. PSPNet calls the airway "Weasand"."""
     s = scene.shape
-    y, x = scene.y_Y1, scene.x_YX
     carina = s.apex_y + 9.3
+    rows, cols = scene.window(-5.5, 5.5, -25, carina + 5)
+    x, y = scene.x_YX[rows, cols], scene.y_Y1[rows]
     axis = -0.25 - 0.15 * ramp(y, -16, carina) + 0.45 * s.heart_shift
     r = np.float32(0.88 if scene.build.sex == "M" else 0.76)
     d2 = ((x - axis) / r) ** 2
-    inside = ramp(y, carina + 0.3, carina - 0.5)
-    gas = 1.9 * r * half_chord(d2) * inside
+    gas = 1.9 * r * half_chord(d2) * ramp(y, carina + 0.3, carina - 0.5)
     for side, slope, length in ((-1, 0.75, 3.0), (1, 1.05, 3.6)):
         along = (x - axis) * side
         wall = (y - carina - slope * 0.75 * along) / 0.62
         gas = np.maximum(gas, 1.15 * half_chord(wall**2) * ramp(along, -0.3, 0.2) * ramp(along, length, length * 0.5))
-    scene.matter -= gas.astype(np.float32)
-    scene.anatomy["Weasand"] = (d2 < 1) & (y < carina)
+    scene.matter[rows, cols] -= gas
+    mask = np.zeros(scene.body.shape, bool)
+    mask[rows, cols] = (d2 < 1) & (y < carina)
+    scene.anatomy["Weasand"] = mask
 
 
 def breasts(scene: Scene) -> None:

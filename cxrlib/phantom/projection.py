@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from cxrlib.phantom.build import Build
-from cxrlib.phantom.grid import blur, cloud, stretch
+from cxrlib.phantom.grid import blur, stretch
 from cxrlib.phantom.scene import Scene, Shape
 
 MU_SOFT = 0.185
@@ -90,15 +90,18 @@ def project(depth_YX: np.ndarray, exposure: Exposure, rng: np.random.Generator, 
     depth += np.clip(np.float32(exposure.edges) * (depth - stretch(_coarse(depth, 0.8), n)), -0.45, 0.45)
     low, high = (_seen(t, exposure) for t in (exposure.dark, exposure.bright))
     grey = exposure.grey_dark + (depth - np.float32(low)) * np.float32((exposure.grey_bright - exposure.grey_dark) / (high - low))
-    # The display's toe and shoulder: greys bend off towards black and white instead of being cut.
-    top = np.float32(238.0)
-    knee = np.float32(exposure.grey_bright - 22)
-    over = np.maximum(grey - knee, 0)
-    grey = np.where(grey > knee, knee + (top - knee) * (1 - np.exp(-over / (top - knee))), grey)
-    toe = np.float32(40.0)
-    grey = np.where(grey < toe, toe * np.exp(np.maximum(grey - toe, -160) / toe), grey)
-    grey = np.maximum(grey, np.float32(exposure.fog))
-    return np.clip(grey + 0.5, 0, 255).astype(np.uint8)
+    steps = np.minimum(np.maximum(grey * np.float32(4.0) + np.float32(800.5), 0), 2399).astype(np.int32)
+    return _display(exposure)[steps]
+
+
+def _display(exposure: Exposure) -> np.ndarray:
+    """The display's toe and shoulder as a table, uint8 [2400], for greys from -200 to 400 in quarters: they bend off towards
+    black and white instead of being cut."""
+    grey = np.arange(2400) / 4 - 200
+    knee, top, toe = exposure.grey_bright - 22, 238.0, 40.0
+    bent = np.where(grey > knee, knee + (top - knee) * (1 - np.exp(-np.maximum(grey - knee, 0) / (top - knee))), grey)
+    bent = np.where(bent < toe, toe * np.exp((np.minimum(bent, toe) - toe) / toe), bent)
+    return np.clip(np.maximum(bent, exposure.fog) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _coarse(image_YX: np.ndarray, sigma: float) -> np.ndarray:
@@ -116,5 +119,7 @@ def _seen(depth: float, exposure: Exposure) -> float:
 
 
 def tissue_texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Unevenness of muscle and fat, a few per cent, float32 [Y, X]."""
-    return np.float32(0.018) * cloud(rng, size, 3.2) + np.float32(0.010) * cloud(rng, size, 1.0)
+    """Unevenness of muscle and fat, a few per cent, float32 [Y, X]: coarse blobs that carry finer ones."""
+    fine = rng.standard_normal((40, 40), dtype=np.float32)
+    coarse = stretch(rng.standard_normal((14, 14), dtype=np.float32), 40)
+    return stretch(np.float32(0.018) * fine + np.float32(0.036) * coarse, size)

@@ -8,38 +8,46 @@ from cxrlib.phantom.scene import Scene
 
 
 def _cortex(d2: np.ndarray) -> np.ndarray:
-    """A hollow bone's profile across: a dense rim about a lighter core; 1 at most."""
-    return 1.5 * (half_chord(d2) - 0.62 * half_chord(d2 * 1.7))
+    """A hollow bone's profile across, d2 = 1 at its edge: a dense rim about a lighter core; about 1 at most."""
+    return np.maximum(1 - d2, 0) * (np.float32(0.57) + np.float32(2.6) * d2)
 
 
 def ribs(scene: Scene) -> None:
-    """Eleven pairs: each runs down and out from the spine behind, turns at the side, and falls forward to its cartilage."""
-    b, s = scene.build, scene.shape
-    stretch = (0.5 * sum(s.dome_y) - s.apex_y) / 20.5
-    for k in range(11):
-        y0 = s.apex_y + 0.4 + (b.rib_gap * 0.86 * k * (0.82 + 0.018 * k)) * stretch
-        drop = (b.rib_drop + 0.12 * k) * (0.55 + 0.5 * min(1.0, (k + 1) / 4))
-        a = float(lung_half_width(scene, np.float32(y0 + 0.65 * drop))) + 0.35
-        w = np.float32(0.62 + 0.02 * k)
-        strength = np.float32(0.80 * b.bone)
-        for side in (-1, 1):
-            for front in (False, True):
-                if front and k > 7:
-                    continue
-                u0 = 1.9 if not front else a * (0.50 - 0.02 * k)
-                y_end = y0 + (1.55 if front else 0.75) * drop
-                rows, cols = scene.window(min(side * u0, side * a), max(side * u0, side * a), y0 - 1.2, y_end + 1.2)
-                u = scene.x_YX[rows, cols] * np.float32(side)
-                y = scene.y_Y1[rows]
-                theta = np.arcsin(np.clip(u / np.float32(a), 0.0, 0.985))
-                slope_side = 1.0 / np.sqrt(1.0 - np.clip(u / np.float32(a), 0.0, 0.985) ** 2)
-                if front:
-                    theta = np.float32(np.pi) - theta
-                line = np.float32(y0) + np.float32(drop) * (1 - np.cos(np.float32(0.82) * theta))
-                slope = np.float32(drop * 0.82 / a) * np.sin(np.float32(0.82) * theta) * slope_side
-                d2 = (y - line) ** 2 / ((1 + slope * slope) * (w * w * (1.15 if front else 1.0)))
-                rib = strength * _cortex(d2) * (u < a) * ramp(u, u0 - 0.6, u0 + (1.6 if front else 0.4))
-                scene.bone[rows, cols] += rib * np.float32(0.62 if front else 1.0)
+    """Eleven pairs: each runs down and out from the spine behind, turns at the side, and falls forward to its cartilage.
+
+    A rib is a helix round the chest: at the angle theta from the back it lies a * sin(theta) to the side and
+    drop * (1 - cos(0.82 theta)) below its start, so each half of it is a band about a line y(u).
+    """
+    b, s, g = scene.build, scene.shape, scene.grid
+    steep = np.float32(0.82)
+    k = np.arange(11)
+    tall = (0.5 * sum(s.dome_y) - s.apex_y) / 20.5
+    y0 = s.apex_y + 0.4 + b.rib_gap * 0.86 * k * (0.82 + 0.018 * k) * tall
+    drop = (b.rib_drop + 0.12 * k) * (0.55 + 0.5 * np.minimum(1.0, (k + 1) / 4))
+    a = lung_half_width(scene, y0 + 0.65 * drop) + 0.35
+    y0, drop, a = (v.astype(np.float32)[:, None] for v in (y0, drop, a))
+    # The midline hardly bends within one rib: one row of u stands for all of its rows.
+    middle = np.clip(np.searchsorted(scene.y_Y1[:, 0], (y0 + 0.7 * drop)[:, 0]), 0, g.size - 1)
+    u = np.abs(scene.x_YX[middle])
+    t = np.minimum(u / a, np.float32(0.985))
+    behind = np.arcsin(t)
+    rise = drop / a * steep / np.sqrt(1 - t * t)
+    for front, half, strength in ((False, 0.63, 0.80), (True, 0.68, 0.50)):
+        theta = np.float32(np.pi) - behind if front else behind
+        line = y0 + drop * (1 - np.cos(steep * theta))
+        slope = rise * np.sin(steep * theta)
+        scale = 1 / (np.float32(half) + np.float32(0.02) * k[:, None].astype(np.float32)) / np.sqrt(1 + slope * slope)
+        inner = a * (0.50 - 0.02 * k[:, None].astype(np.float32)) if front else np.float32(1.9)
+        ends = np.float32(strength * b.bone) * (u < a) * ramp(u - inner, -0.6, 1.6 if front else 0.4)
+        for i in range(8 if front else 11):
+            on = np.flatnonzero(ends[i])
+            if not len(on):
+                continue
+            cols = slice(on[0], on[-1] + 1)
+            reach = np.searchsorted(scene.y_Y1[:, 0], (line[i, on].min() - 0.9, line[i, on].max() + 1.6))
+            rows = slice(*reach)
+            across = (scene.y_Y1[rows] - line[i, cols]) * scale[i, cols]
+            scene.bone[rows, cols] += _cortex(across * across) * ends[i, cols]
 
 
 def clavicles(scene: Scene) -> None:
@@ -95,8 +103,9 @@ def scapulae(scene: Scene) -> None:
 
 def spine(scene: Scene) -> None:
     """Vertebrae with disc spaces, pedicles and spinous processes, from neck to loin."""
-    b, s = scene.build, scene.shape
-    x = scene.x_YX + np.float32(0.5 * scene.pose.turn)
+    b = scene.build
+    _, cols = scene.window(-5.0, 5.0, -20, 20)
+    x = scene.x_YX[:, cols] + np.float32(0.5 * scene.pose.turn)
     y = scene.y_Y1
     # Bodies grow downwards: the phase is the integral of one over their height.
     rel = (y + 20.0) / 40.0
@@ -112,5 +121,7 @@ def spine(scene: Scene) -> None:
     bodies += np.float32(0.45 * b.bone) * (_cortex(pedicle) + _cortex(process))
     wings = half_chord(((within - 0.38) / 0.16) ** 2) * ramp(np.abs(x), half + 1.5, half + 0.6) * (np.abs(x) > half * 0.8)
     bodies += np.float32(0.30 * b.bone) * wings
-    scene.bone += bodies.astype(np.float32)
-    scene.anatomy["Spine"] = np.abs(x) < waist
+    scene.bone[:, cols] += bodies
+    mask = np.zeros(scene.body.shape, bool)
+    mask[:, cols] = np.abs(x) < waist
+    scene.anatomy["Spine"] = mask

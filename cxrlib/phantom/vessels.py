@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cxrlib.phantom.grid import blur, half_chord, splat
+from cxrlib.phantom.grid import blur, splat
 from cxrlib.phantom.scene import Scene
 
 
@@ -13,14 +13,13 @@ def hilum(scene: Scene, side: int) -> tuple[float, float]:
     return side * (3.5 + 0.1 * (s.heart_width - 11)) + 0.3 * s.heart_shift, middle - (0.9 if side > 0 else 0.1)
 
 
-def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int, points: int) -> np.ndarray:
+def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int) -> np.ndarray:
     """Branches each root again and again.
 
     Args:
         rng: Random source.
         roots: [R, 5]: x, y, direction (radians), length (cm), radius (cm).
         generations: How often each branch splits in two.
-        points: Points laid along a branch.
 
     Returns:
         [P, 4]: x, y, radius, and the length of tube that the point stands for, all cm.
@@ -29,6 +28,7 @@ def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int, point
     branches = roots
     for _ in range(generations):
         x, y, angle, length, radius = branches.T
+        points = max(4, round(float(length.mean()) * 4.0))
         bow = rng.normal(0, 0.28, len(branches))
         t = (np.arange(points) + 0.5)[:, None] / points
         turn = angle + bow * (t - 0.5)
@@ -56,12 +56,12 @@ def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int, point
     return np.concatenate(out)
 
 
-def draw_tubes(scene: Scene, points_P4: np.ndarray, *, classes: int = 3) -> np.ndarray:
+def draw_tubes(scene: Scene, points_P4: np.ndarray, *, classes: int = 4) -> np.ndarray:
     """Thickness of tubes given as points (x, y, radius, length), cm, in the body's frame; blurred to their width."""
     x, y = scene.to_film(points_P4[:, 0], points_P4[:, 1])
     radius = points_P4[:, 2]
     volume = np.pi * radius**2 * points_P4[:, 3]
-    edges = np.quantile(radius, np.linspace(0, 1, classes + 1)[1:-1])
+    edges = np.geomspace(radius.min(), radius.max() + 1e-9, classes + 1)[1:-1]
     kind = np.searchsorted(edges, radius)
     total = np.zeros((scene.grid.size,) * 2, np.float32)
     for k in range(classes):
@@ -75,28 +75,20 @@ def draw_tubes(scene: Scene, points_P4: np.ndarray, *, classes: int = 3) -> np.n
 def lung_markings(scene: Scene, rng: np.random.Generator) -> None:
     """Fills `scene.vessels` and the hila's masks."""
     s = scene.shape
-    everything = []
+    roots, trunks = [], []
     for side, name in ((-1, "Right Hilus Pulmonis"), (1, "Left Hilus Pulmonis")):
         hx, hy = hilum(scene, side)
         # Directions fan from the apex (up) over the side to the base, seen for a lung on the right of the image.
         fan = np.array([-1.45, -1.05, -0.55, -0.10, 0.35, 0.75, 1.10, 1.40]) + rng.normal(0, 0.09, 8)
         width = np.where(fan < -0.3, s.upper_vessels, 1.0) * s.vessels
-        roots = np.stack(
-            [
-                hx + side * 0.2 * np.cos(fan),
-                hy + 0.4 + 2.1 * np.sin(fan),
-                np.where(side > 0, fan, np.pi - fan),
-                rng.uniform(2.6, 4.0, 8),
-                rng.uniform(0.36, 0.50, 8) * width,
-            ],
-            -1,
-        )
-        everything.append(grow(rng, roots, generations=6, points=9))
-        trunk = np.array([[hx - side * 0.6, hy - 0.8, np.pi / 2 - side * 0.55, 4.6, 0.62 * s.hila], [hx - side * 0.8, hy, 0.0 if side > 0 else np.pi, 1.6, 0.7 * s.hila]])
-        everything.append(grow(rng, trunk, generations=1, points=14))
+        start = (hx + side * 0.2 * np.cos(fan), hy + 0.4 + 2.1 * np.sin(fan), np.where(side > 0, fan, np.pi - fan))
+        roots.append(np.stack([*start, rng.uniform(2.6, 4.0, 8), rng.uniform(0.36, 0.50, 8) * width], -1))
+        down, out = np.pi / 2 - side * 0.55, 0.0 if side > 0 else np.pi
+        trunks += [[hx - side * 0.6, hy - 0.8, down, 4.6, 0.62 * s.hila], [hx - side * 0.8, hy, out, 1.6, 0.7 * s.hila]]
         d2 = ((scene.x_YX - np.float32(hx)) / 1.9) ** 2 + ((scene.y_Y1 - np.float32(hy + 0.5)) / 3.0) ** 2
         scene.anatomy[name] = (d2 < 1) & (scene.air > 0.5)
-        scene.matter += np.float32(1.3 * s.hila) * half_chord(d2) ** 2 * (scene.air > 0.2)
-    tubes = draw_tubes(scene, np.concatenate(everything))
+        scene.matter += np.float32(1.3 * s.hila) * np.maximum(1 - d2, 0) * (scene.air > 0.2)
+    tree = grow(rng, np.concatenate(roots), generations=6)
+    tubes = draw_tubes(scene, np.concatenate([tree, grow(rng, np.array(trunks), generations=1)]))
     # Vessels end at the lung's surface, and only what runs through air shows.
     scene.vessels = tubes * np.clip(scene.air * np.float32(1 / 3.0), 0, 1)
