@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in COMMANDS:
             raise CxrError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
         command = importlib.import_module(COMMANDS[name][0])
-        command.add_parser(parser.add_subparsers(dest="command", required=True))
+        command.add_parser(parser.add_subparsers(dest="command", required=True, prog="python -m cxrlib"))
         return command.run(parser.parse_args(arguments)) or 0
     except CxrError as error:
         return _fail(str(error), 2)

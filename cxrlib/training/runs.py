@@ -43,11 +43,8 @@ def git_commit() -> str | None:
         return None
 
 
-def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> bool:
+def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
     """Writes run.json, or checks that the run in the folder is the same one.
-
-    Returns:
-        True if the folder already held this run.
 
     Raises:
         CxrError: The folder holds another run, or something else.
@@ -66,7 +63,7 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> bool:
     }
     if (folder / "run.json").exists():
         _same_or_raise(folder, read_json(folder / "run.json"), identity)
-        return True
+        return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CxrError(f"{folder} is not empty and holds no run: choose another --out")
     made = {
@@ -77,7 +74,6 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> bool:
         "commit": git_commit(),
     }
     write_json(folder / "run.json", identity | made)
-    return False
 
 
 def _same_or_raise(folder: Path, stored: dict, wanted: dict) -> None:

@@ -73,14 +73,6 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     fabric = make_fabric(device, devices)
     if recipe.batch % fabric.world_size:
         raise CxrError(f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
-    if fabric.global_rank == 0:
-        resumed = start_or_resume(folder, recipe, store)
-        sweep(folder)
-        if not resumed:
-            with atomic_write(folder / "validation.csv") as file:
-                store.table.iloc[held_rows][["image", "patient"]].to_csv(file, index=False, lineterminator="\n")
-    fabric.barrier()
-
     torch.manual_seed(recipe.seed)
     model = recipe.build(len(store.findings))
     if recipe.weights.endswith(".safetensors"):
@@ -89,6 +81,13 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
         if recipe.weights:
             load_timm(model, recipe.weights)
         start_head_at_prevalence(model, store.labels_NC[train_rows])
+    if fabric.global_rank == 0:
+        start_or_resume(folder, recipe, store)
+        sweep(folder)
+        if not (folder / "validation.csv").exists():
+            with atomic_write(folder / "validation.csv") as file:
+                store.table.iloc[held_rows][["image", "patient"]].to_csv(file, index=False, lineterminator="\n")
+    fabric.barrier()
     optimizer = make_optimizer(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
     ema = make_ema(model, recipe.ema).to(fabric.device)
     model, optimizer = fabric.setup(model, optimizer)
@@ -102,8 +101,6 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
 def split_rows(store: ImageStore, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows to choose the best epoch by: no patient in both, no image of the test list in either."""
     rows = np.asarray(store.where(split="train_val"))
-    if len(rows) == 0:
-        raise CxrError("the store has no image of the train_val split: prepare a folder that has train_val_list.txt")
     rest, held = split_by_patient(store.table.iloc[rows].reset_index(drop=True), recipe.validation, recipe.seed)
     train_rows, held_rows = rows[rest], rows[held]
     labels_NC = store.labels_NC[held_rows]
@@ -116,7 +113,7 @@ def split_rows(store: ImageStore, recipe: Recipe) -> tuple[np.ndarray, np.ndarra
 
 
 def make_fabric(device: str, devices: int) -> Fabric:
-    """Lightning Fabric for one process or many; bf16 where the device computes in it."""
+    """Lightning Fabric for one process or many (its own, or torchrun's); bf16 where CUDA computes in it."""
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
         raise CxrError("no CUDA device is at hand: use --device cpu, or --device auto")
