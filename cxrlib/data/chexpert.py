@@ -126,7 +126,7 @@ def _read_table(
         value = pd.to_numeric(raw[name], errors="coerce").to_numpy(float, copy=True)
         strange = (np.isnan(value) & raw[name].notna().to_numpy()) | ~np.isin(value, (1, 0, -1)) & ~np.isnan(value)
         if strange.any():
-            raise CxrError(f"{path} has {raw[name][strange].iloc[0]!r} under {name}: only 1, 0, -1 and blank are known")
+            raise CxrError(f"{path} has {raw[name][strange].iloc[0]} under {name}: only 1, 0, -1 and blank are known")
         unmentioned = np.isnan(value)
         value[value == -1] = policy[name]
         value[unmentioned] = 0.0 if blank == "zeros" else np.nan

@@ -248,13 +248,15 @@ def _first_line(path: Path) -> str:
 
 def _read_csv(path: Path, names: list[str], wanted: tuple[str, ...]) -> pd.DataFrame:
     """Columns by their place, below a header that is skipped; every value a stripped string."""
+    # By place alone: headers of these files may have more fields than their rows (2017 labels, boxes).
+    places = sorted(names.index(name) for name in wanted)
     try:
         raw = pd.read_csv(
             path,
             header=None,
             skiprows=1,
-            names=names,
-            usecols=list(wanted),
+            names=[names[place] for place in places],
+            usecols=places,
             dtype=str,
             keep_default_na=False,
             index_col=False,
