@@ -12,9 +12,10 @@ def mark_boxes(app: Sphinx, doctree: nodes.document) -> None:
     The chapters use plain Markdown, which Jupyter and Colab show well; only the book adds the frame.
     """
     for quote in doctree.findall(nodes.block_quote):
-        first = next(iter(quote.findall(nodes.paragraph)), None)
-        if first is not None and first.children and isinstance(first[0], nodes.strong):
-            kind = re.sub(r"[^a-z]+", "-", first[0].astext().lower()).strip("-")
+        paragraph = next(iter(quote.findall(nodes.paragraph)), [])
+        words = [child for child in paragraph if child.astext().strip()]  # the parser begins with an empty text
+        if words and isinstance(words[0], nodes.strong):
+            kind = re.sub(r"[^a-z]+", "-", words[0].astext().lower()).strip("-")
             quote["classes"] += ["box", f"box-{kind}"]
 
 

@@ -1,6 +1,7 @@
 """What one learner has done in one notebook: attempts, hints, predictions, and the report made from them."""
 
 import json
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,15 @@ def check(exercise_id: str, answer: Any) -> bool:
     _session.attempts[exercise_id] = _session.attempts.get(exercise_id, 0) + 1
     _session.solved[exercise_id] = _session.solved.get(exercise_id, False) or verdict.passed
     _session.last[exercise_id] = "right" if verdict.passed else verdict.cause
-    print(f"{item.title}: {verdict}")
+    _say_wrapped(f"{item.title}: {verdict}")
     return silent(verdict.passed)
+
+
+def _say_wrapped(text: str) -> None:
+    """Prints text in lines of at most 80 characters, which fit the book's page; indented lines stay indented."""
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        print(textwrap.fill(line, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
 def hint(exercise_id: str, n: int = 1) -> None:
@@ -74,10 +82,10 @@ def hint(exercise_id: str, n: int = 1) -> None:
         raise CxrError(f"there are hints 1, 2 and 3, no hint {n!r}: ask for one of them")
     seen = _session.hints.get(exercise_id, 0)
     if n > seen + 1:
-        print(f"{item.title}: read hint {seen + 1} first; each hint says more than the one before.")
+        _say_wrapped(f"{item.title}: read hint {seen + 1} first; each hint says more than the one before.")
         return
     _session.hints[exercise_id] = max(seen, n)
-    print(f"{item.title}, hint {n} of 3: {item.hints[n - 1]}")
+    _say_wrapped(f"{item.title}, hint {n} of 3: {item.hints[n - 1]}")
 
 
 def predict(question_id: str, answer: Any) -> None:
@@ -89,7 +97,7 @@ def predict(question_id: str, answer: Any) -> None:
     """
     item = question(question_id)
     _session.predictions[question_id] = _normal(item, answer)
-    print(f"Prediction noted: {_say(item, _session.predictions[question_id])}.")
+    _say_wrapped(f"Prediction noted: {_say(item, _session.predictions[question_id])}.")
 
 
 def reveal(question_id: str, outcome: Any) -> None:
@@ -105,8 +113,8 @@ def reveal(question_id: str, outcome: Any) -> None:
         return
     expected, outcome = _session.predictions[question_id], _normal(item, outcome)
     _session.outcomes[question_id] = outcome
-    print(f"You predicted: {_say(item, expected)}. It is: {_say(item, outcome)}.")
-    print(_distance(item, expected, outcome) + (f" {item.why}" if item.why else ""))
+    _say_wrapped(f"You predicted: {_say(item, expected)}. It is: {_say(item, outcome)}.")
+    _say_wrapped(_distance(item, expected, outcome) + (f" {item.why}" if item.why else ""))
 
 
 def _normal(item: Question, answer: Any) -> Any:
