@@ -10,8 +10,8 @@ from cxrlib.phantom.scene import Scene
 def lung_half_width(scene: Scene, y):
     """Inner half-width of the thorax at a height, cm."""
     s = scene.shape
-    v = np.clip((y - s.apex_y) / 16.5, 0.0, 1.0)
-    return s.half_width * (0.30 + 0.70 * np.sqrt(np.maximum(1 - (1 - v) ** 2.3, 0)))
+    v = np.clip((y - s.apex_y) / 20.5, 0.0, 1.0)
+    return s.half_width * (0.30 + 0.70 * np.sqrt(np.maximum(1 - (1 - v) ** 2.2, 0)))
 
 
 def body(scene: Scene) -> None:
@@ -24,6 +24,7 @@ def body(scene: Scene) -> None:
     outer = s.half_width + w + np.float32(0.9) * ramp(y, 2.0, -6.0) + np.float32(0.35 * w) * ramp(y, 4, 16)
     front = s.depth + 1.9 + 0.55 * w
     torso = 2 * front * half_chord((u / outer) ** 2 * (0.35 + 0.65 * (u / outer) ** 2))
+    torso *= 1 + np.float32(0.10) * ramp(y, 4.0, 13.0)
     torso *= 0.66 + 0.34 * ramp(y, s.apex_y - 3.5, s.apex_y + 9.0)  # thinner towards the neck
     # Trapezius: steep at the neck, flat to the shoulder's tip; below the shoulder the arm leaves the torso at the axilla.
     top = (
@@ -35,8 +36,8 @@ def body(scene: Scene) -> None:
     inside = (y - top) * np.float32(0.9)
     axilla = -5.0 + 0.25 * w + arms * np.maximum(u - outer, 0) * 1.2
     arm = np.minimum(inside, (axilla - y) * np.float32(1.0 / (0.6 + 0.5 * arms)))
-    deep = (13.0 + 1.0 * w) * (1 - 0.22 * ramp(u, 13, 19))
-    arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 3.2), 0, 1)) ** 2)
+    deep = (16.0 + 1.0 * w) * (1 - 0.22 * ramp(u, 13, 19))
+    arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 3.6), 0, 1)) ** 2)
     trunk = torso * half_chord((1 - np.clip(inside * np.float32(1 / 3.2), 0, 1)) ** 2)
     scene.body = np.maximum(trunk, arm).astype(np.float32)
 
@@ -95,8 +96,10 @@ def heart_and_vessels(scene: Scene) -> None:
     to_left *= np.float32(left) / to_left[(y[:, 0] > top) & (y[:, 0] < floor + 1)].max(initial=left)
     m = np.where(x > 0, x / to_left, -x / to_right)
     # The spine and the great vessels fill the whole depth; the heart lies in front, with lung behind it.
-    core = ramp(np.abs(x), 3.3, 1.0)
-    front = (10.0 + 2.6 * ramp(y, top - 2, top + 2)) * half_chord(m**2)
+    core = ramp(np.abs(x), 3.4, 0.6)
+    low = ramp(y, top - 3, top + 2)
+    edge = half_chord(m**2)
+    front = (9.0 + 3.6 * low) * edge * (low + (1 - low) * edge)
     arch = ((x - np.float32(knob - ar)) / ar) ** 2 + ((y - np.float32(ay)) / (ar * 1.15)) ** 2
     dsc_x = 1.5 + 0.5 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi) - 0.4 * ramp(y, ay, floor)
     dsc_r = np.float32(1.25 + 0.35 * b.aorta)
@@ -133,7 +136,7 @@ def airway(scene: Scene) -> None:
     axis = -0.25 - 0.15 * ramp(y, -16, carina) + 0.45 * s.heart_shift
     r = np.float32(0.88 if scene.build.sex == "M" else 0.76)
     d2 = ((x - axis) / r) ** 2
-    gas = 1.9 * r * half_chord(d2) * ramp(y, carina + 0.3, carina - 0.5)
+    gas = 2.5 * r * half_chord(d2) * ramp(y, carina + 0.3, carina - 0.5)
     for side, slope, length in ((-1, 0.75, 3.0), (1, 1.05, 3.6)):
         along = (x - axis) * side
         wall = (y - carina - slope * 0.75 * along) / 0.62
@@ -157,7 +160,8 @@ def breasts(scene: Scene) -> None:
         ry = np.where(dy > 0, r * 0.75, r * 1.7)
         d2 = ((x - np.float32(cx)) / r) ** 2 + (dy / ry) ** 2
         inside = np.maximum(1 - d2, 0)
-        scene.matter += np.float32(b.breast * 0.62) * np.where(dy > 0, np.sqrt(inside), inside * inside) * (scene.body > 0.5)
+        crisp = ramp(dy, -3.5, 0.5)
+        scene.matter += np.float32(b.breast * 0.62) * (crisp * np.sqrt(inside) + (1 - crisp) * inside) * (scene.body > 0.5)
 
 
 def gut_gas(scene: Scene, rng: np.random.Generator) -> None:

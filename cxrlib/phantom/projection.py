@@ -46,13 +46,13 @@ def draw_exposure(rng: np.random.Generator, *, view: str, build: Build, shape: S
     ap = view == "AP"
     thick = 2 * (shape.depth + 1.9 + 0.55 * build.wall)
     return Exposure(
-        photons=float(np.exp(rng.normal(14.8 if not ap else 14.3, 0.5))),
+        photons=float(np.exp(rng.normal(15.6 if not ap else 14.9, 0.5))),
         scatter=float(rng.uniform(0.7, 1.2)) * (1.5 if ap else 1.0),
         blur_cm=float(rng.uniform(0.03, 0.07)),
         dark=MU_SOFT * (thick - 2 * 0.80 * shape.depth * (1 - shape.density)),
         bright=MU_SOFT * thick,
-        grey_dark=float(np.clip(rng.normal(86 if not ap else 100, 17), 45, 140)),
-        grey_bright=float(np.clip(rng.normal(188, 9), 165, 210)),
+        grey_dark=float(np.clip(rng.normal(96 if not ap else 112, 15 if not ap else 20), 55, 150)),
+        grey_bright=float(np.clip(rng.normal(198, 9), 172, 215)),
         edges=float(rng.uniform(0.25, 0.8)),
         fog=float(abs(rng.normal(0, 14))),
     )
@@ -61,7 +61,7 @@ def draw_exposure(rng: np.random.Generator, *, view: str, build: Build, shape: S
 def optical_depth(scene: Scene) -> np.ndarray:
     """The sum of mu times thickness, float32 [Y, X]. Never negative."""
     lost = scene.air * (1.0 - scene.lung_density)
-    soft = scene.body - lost + 0.8 * scene.vessels + scene.matter
+    soft = scene.body - lost + 1.15 * scene.vessels + scene.matter
     soft = np.maximum(soft, 0.02 * scene.body)
     return np.float32(MU_SOFT) * soft + np.float32(MU_BONE - MU_SOFT) * scene.bone + np.float32(MU_METAL) * scene.metal
 
@@ -98,7 +98,7 @@ def _display(exposure: Exposure) -> np.ndarray:
     """The display's toe and shoulder as a table, uint8 [2400], for greys from -200 to 400 in quarters: they bend off towards
     black and white instead of being cut."""
     grey = np.arange(2400) / 4 - 200
-    knee, top, toe = exposure.grey_bright - 22, 238.0, 40.0
+    knee, top, toe = exposure.grey_bright - 10, 236.0, 40.0
     bent = np.where(grey > knee, knee + (top - knee) * (1 - np.exp(-np.maximum(grey - knee, 0) / (top - knee))), grey)
     bent = np.where(bent < toe, toe * np.exp((np.minimum(bent, toe) - toe) / toe), bent)
     return np.clip(np.maximum(bent, exposure.fog) + 0.5, 0, 255).astype(np.uint8)

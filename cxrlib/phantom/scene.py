@@ -108,7 +108,7 @@ def plan(build: Build, pose: Pose) -> Shape:
         dome_curve=[0.085, 0.085],
         half_width=build.half_width * (0.93 + 0.07 * pose.breath),
         depth=build.depth * (0.9 + 0.1 * pose.breath),
-        heart_width=(min(build.ctr * (1.06 if ap else 1.0) + 0.06 * (0.97 - pose.breath), 0.487))
+        heart_width=min(build.ctr * (1.05 if ap else 1.0) + 0.05 * (0.97 - pose.breath), 0.462)
         * 2
         * build.half_width
         * (0.93 + 0.07 * pose.breath),

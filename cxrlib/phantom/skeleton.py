@@ -13,16 +13,16 @@ def _cortex(d2: np.ndarray) -> np.ndarray:
 
 
 def ribs(scene: Scene) -> None:
-    """Eleven pairs: each runs down and out from the spine behind, turns at the side, and falls forward to its cartilage.
+    """Ten pairs: each runs down and out from the spine behind, turns at the side, and falls forward to its cartilage.
 
     A rib is a helix round the chest: at the angle theta from the back it lies a * sin(theta) to the side and
     drop * (1 - cos(0.82 theta)) below its start, so each half of it is a band about a line y(u).
     """
     b, s, g = scene.build, scene.shape, scene.grid
     steep = np.float32(0.82)
-    k = np.arange(11)
+    k = np.arange(10)
     tall = (0.5 * sum(s.dome_y) - s.apex_y) / 20.5
-    y0 = s.apex_y + 0.4 + b.rib_gap * 0.86 * k * (0.82 + 0.018 * k) * tall
+    y0 = s.apex_y + 0.4 + b.rib_gap * k * (0.90 + 0.018 * k) * tall
     drop = (b.rib_drop + 0.12 * k) * (0.55 + 0.5 * np.minimum(1.0, (k + 1) / 4))
     a = lung_half_width(scene, y0 + 0.65 * drop) + 0.35
     y0, drop, a = (v.astype(np.float32)[:, None] for v in (y0, drop, a))
@@ -32,14 +32,14 @@ def ribs(scene: Scene) -> None:
     t = np.minimum(u / a, np.float32(0.985))
     behind = np.arcsin(t)
     rise = drop / a * steep / np.sqrt(1 - t * t)
-    for front, half, strength in ((False, 0.63, 0.80), (True, 0.68, 0.50)):
+    for front, half, strength in ((False, 0.74, 0.74), (True, 0.82, 0.46)):
         theta = np.float32(np.pi) - behind if front else behind
         line = y0 + drop * (1 - np.cos(steep * theta))
         slope = rise * np.sin(steep * theta)
         scale = 1 / (np.float32(half) + np.float32(0.02) * k[:, None].astype(np.float32)) / np.sqrt(1 + slope * slope)
-        inner = a * (0.50 - 0.02 * k[:, None].astype(np.float32)) if front else np.float32(1.9)
-        ends = np.float32(strength * b.bone) * (u < a) * ramp(u - inner, -0.6, 1.6 if front else 0.4)
-        for i in range(8 if front else 11):
+        inner = a * (0.55 - 0.02 * k[:, None].astype(np.float32)) if front else np.float32(1.9)
+        ends = np.float32(strength * b.bone) * np.where(k < 8, 1, 0.5).astype(np.float32)[:, None] * (u < a) * ramp(u - inner, -0.6, 1.6 if front else 0.4)
+        for i in range(7 if front else 10):
             on = np.flatnonzero(ends[i])
             if not len(on):
                 continue
@@ -65,7 +65,7 @@ def clavicles(scene: Scene) -> None:
         half = 0.50 + 0.36 * ramp(t, 0.25, 0.0) + 0.15 * ramp(t, 0.7, 1.0)
         d2 = ((y - line) / half) ** 2
         inside = ramp(u, inner - 0.15, inner + 0.25) * ramp(u, 14.3, 13.7)
-        scene.bone[rows, cols] += np.float32(1.35 * b.bone) * _cortex(d2) * inside
+        scene.bone[rows, cols] += np.float32(1.05 * b.bone) * _cortex(d2) * inside
         mask = np.zeros(scene.body.shape, bool)
         mask[rows, cols] = (d2 < 1) & (u > inner) & (u < 14.0)
         scene.anatomy[name] = mask
@@ -95,7 +95,7 @@ def scapulae(scene: Scene) -> None:
         head = ((u - (out + 5.9)) / 2.35) ** 2 + ((y - (y_top + 1.2)) / 2.45) ** 2
         shaft = ((u - (out + 6.5) - 0.35 * (y - y_top)) / 1.35) ** 2
         arm = np.maximum(_cortex(head) * 1.0, 1.0 * _cortex(shaft) * ramp(y, y_top + 1.5, y_top + 3.5))
-        scene.bone[rows, cols] += np.float32(b.bone) * (blade + 0.5 * spine + arm).astype(np.float32)
+        scene.bone[rows, cols] += np.float32(1.25 * b.bone) * (blade + 0.5 * spine + arm).astype(np.float32)
         mask = np.zeros(scene.body.shape, bool)
         mask[rows, cols] = (inside > 0) | (spine > 0.3)
         scene.anatomy[name] = mask

@@ -45,8 +45,8 @@ def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int) -> np
                         px[-1],
                         py[-1],
                         end + spread[i],
-                        length * rng.uniform(0.68, 0.95, len(branches)),
-                        radius * rng.uniform(0.70, 0.86, len(branches)),
+                        length * rng.uniform(0.66, 0.95, len(branches)),
+                        radius * rng.uniform(0.62, 0.84, len(branches)),
                     ],
                     -1,
                 )
@@ -79,10 +79,10 @@ def lung_markings(scene: Scene, rng: np.random.Generator) -> None:
     for side, name in ((-1, "Right Hilus Pulmonis"), (1, "Left Hilus Pulmonis")):
         hx, hy = hilum(scene, side)
         # Directions fan from the apex (up) over the side to the base, seen for a lung on the right of the image.
-        fan = np.array([-1.45, -1.05, -0.55, -0.10, 0.35, 0.75, 1.10, 1.40]) + rng.normal(0, 0.09, 8)
+        fan = np.linspace(-1.5, 1.45, 11) + rng.normal(0, 0.09, 11)
         width = np.where(fan < -0.3, s.upper_vessels, 1.0) * s.vessels
         start = (hx + side * 0.2 * np.cos(fan), hy + 0.4 + 2.1 * np.sin(fan), np.where(side > 0, fan, np.pi - fan))
-        roots.append(np.stack([*start, rng.uniform(2.6, 4.0, 8), rng.uniform(0.36, 0.50, 8) * width], -1))
+        roots.append(np.stack([*start, rng.uniform(2.4, 3.8, 11), rng.uniform(0.36, 0.52, 11) * width], -1))
         down, out = np.pi / 2 - side * 0.55, 0.0 if side > 0 else np.pi
         trunks += [[hx - side * 0.6, hy - 0.8, down, 4.6, 0.62 * s.hila], [hx - side * 0.8, hy, out, 1.6, 0.7 * s.hila]]
         d2 = ((scene.x_YX - np.float32(hx)) / 1.9) ** 2 + ((scene.y_Y1 - np.float32(hy + 0.5)) / 3.0) ** 2
