@@ -259,7 +259,7 @@ def check_files(
         complaints.append(
             Complaint(
                 WARNING,
-                f"{len(inverted)} films look inverted, bone black and air white ({some(inverted, limit=10)})",
+                f"films that look inverted, bone black and air white: {len(inverted)} ({some(inverted, limit=10)})",
                 "look at them; prepare --invert auto turns over those that look so",
             )
         )

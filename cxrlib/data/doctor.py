@@ -62,23 +62,23 @@ def examine(
     else:
         read = _examine_chexpert if chexpert_tables(root) else _examine_nih
         complaints, table, is_nih = read(root, metadata)
-        if table is not None:
-            found, _ = find_images(root) if is_nih is not None else ({}, [])
-            here = table.assign(path=table["image"].map(found)) if is_nih is not None else table
-            here = here[here["path"].fillna("").ne("")]
-            with tqdm(total=len(here), unit="image", desc="doctor", disable=not progress, file=sys.stderr) as bar:
-                complaints += check_files(
-                    [root / path for path in here["path"]],
-                    here["view"].eq("lateral").tolist(),
-                    full=full,
-                    is_nih=bool(is_nih),
-                    workers=workers,
-                    tick=bar.update,
-                )
+        paths, lateral = _files(root, table)
+        with tqdm(total=len(paths), unit="image", desc="doctor", disable=not progress, file=sys.stderr) as bar:
+            complaints += check_files(paths, lateral, full=full, is_nih=is_nih, workers=workers, tick=bar.update)
     if against:
         complaints += _examine_against(root, table, tuple(map(Path, against)))
     order = (ERROR, WARNING, NOTE)
     return sorted(complaints, key=lambda complaint: order.index(complaint.level))
+
+
+def _files(root: Path, table: pd.DataFrame | None) -> tuple[list[Path], list[bool]]:
+    """The files to look at, and whether each is a lateral view: those of the table, or without a table all that lie here."""
+    if table is not None and "path" in table:  # CheXpert's reader has looked for them
+        here = table[table["path"] != ""]
+        return [root / path for path in here["path"]], here["view"].eq("lateral").tolist()
+    found, _ = find_images(root)
+    names = [name for name in table["image"] if name in found] if table is not None else list(found)
+    return [root / found[name] for name in names], [False] * len(names)
 
 
 def _examine_store(root: Path) -> tuple[list[Complaint], pd.DataFrame | None]:
@@ -97,15 +97,15 @@ def _examine_store(root: Path) -> tuple[list[Complaint], pd.DataFrame | None]:
     return complaints + check_patients(parts), store.table
 
 
-def _examine_chexpert(root: Path, metadata: object) -> tuple[list[Complaint], pd.DataFrame | None, None]:
+def _examine_chexpert(root: Path, metadata: object) -> tuple[list[Complaint], pd.DataFrame | None, bool]:
     try:
         studies = read_chexpert(root)
     except CxrError as error:
-        return [_from_error(error)], None, None
+        return [_from_error(error)], None, False
     complaints = [Complaint(NOTE, note) for note in studies.notes]
     if (studies.table["path"] == "").all():
         complaints.append(Complaint(ERROR, "no image of the table is here", "unpack CheXpert's train/ and valid/ beside the tables"))
-    return complaints + check_patients(_split_parts(studies.table)), studies.table, None
+    return complaints + check_patients(_split_parts(studies.table)), studies.table, False
 
 
 def _examine_nih(root: Path, metadata: object) -> tuple[list[Complaint], pd.DataFrame | None, bool]:

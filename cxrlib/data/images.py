@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cxrlib.errors import CxrError
 
@@ -99,7 +99,10 @@ def to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 def _decode_picture(data: bytes) -> Decoded:
-    image = Image.open(io.BytesIO(data))
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # its own message names a memory address, which would differ from run to run
+        raise OSError("it does not begin as an image does") from None
     mode = image.mode
     image.load()
     if mode == "L" and "transparency" not in image.info:

@@ -152,8 +152,8 @@ def read_label_table(path: str | os.PathLike) -> tuple[pd.DataFrame, str, list[s
             "patient": _plain_numbers(raw["patient"]),
             "follow_up": _whole(raw["follow_up"], "Follow-up #", path),
             "age": age,
-            "sex": sex,
-            "view": raw["view"].str.upper(),
+            "sex": sex.astype(object),
+            "view": raw["view"].str.upper().astype(object),
             "detector_width": _whole(raw["detector_width"], "OriginalImage width", path),
             "detector_height": _whole(raw["detector_height"], "OriginalImage height", path),
         }
@@ -182,7 +182,7 @@ def read_boxes(path: str | os.PathLike) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "image": raw["image"],
-            "finding": raw["finding"].map(spelling),
+            "finding": raw["finding"].map(spelling).astype(object),
             "x0": number["x"],
             "y0": number["y"],
             "x1": number["x"] + number["w"],

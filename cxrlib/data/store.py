@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.data.studies import Studies, rows_in_split
+from cxrlib.data.studies import BOX_COLUMNS, Studies, rows_in_split
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, sha256_of, write_json
 
@@ -46,7 +46,9 @@ class ImageStore:
         self.sha256: str = meta["sha256"]
         self.left_out: list[tuple[str, str]] = [(image, reason) for image, reason in meta["left_out"]]
         self.table = _read_index(folder / "index.csv")
-        self.boxes = pd.read_csv(folder / "boxes.csv", dtype={"image": object, "finding": object})
+        # As text first: the float parser of older pandas is off by a last digit now and then.
+        self.boxes = pd.read_csv(folder / "boxes.csv", dtype=object)
+        self.boxes[list(BOX_COLUMNS[2:])] = self.boxes[list(BOX_COLUMNS[2:])].astype(float)
         self.table[list(self.findings)] = self.table[list(self.findings)].astype(float)
         self.labels_NC = self.table[list(self.findings)].to_numpy(np.float32)
         shape = (self.n, self.size, self.size)
@@ -200,7 +202,8 @@ def _check(folder: Path, meta: dict, verify: str) -> None:
 
 
 def _read_index(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, object), keep_default_na=False, na_values={"sex": [""]} | _numbers(path))
+    blank = {"sex": [""]} | _numbers(path)
+    table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, object), keep_default_na=False, na_values=blank)
     table["inverted"] = table["inverted"].astype(bool)
     return table
 
