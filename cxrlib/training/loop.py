@@ -79,9 +79,11 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     steps, warmup = recipe.epochs * run.epoch_steps, round(recipe.warmup_epochs * run.epoch_steps)
     signals = Signals()
     before, started = progress.seconds, time.monotonic()
+    cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
 
     def save() -> None:
         progress.seconds = round(before + time.monotonic() - started, 3)
+        progress.cpu_seconds = round(cpu_before + time.process_time() - cpu_started, 3)
         if main:
             save_checkpoint(
                 run.folder, model=run.model.module, ema=run.ema.module, optimizer=run.optimizer.optimizer,
@@ -135,6 +137,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         "steps": progress.step,
         "stopped_early": progress.epoch < recipe.epochs,
         "seconds": progress.seconds,
+        "cpu_seconds": progress.cpu_seconds,
         "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu",
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),

@@ -38,6 +38,8 @@ class Progress:
     """The epoch that reached it, counted from 1."""
     seconds: float = 0.0
     """Time spent, over all resumptions."""
+    cpu_seconds: float = 0.0
+    """Processor time of the main process, all its threads together: on a busy machine more telling than `seconds`."""
 
 
 @dataclasses.dataclass
