@@ -30,7 +30,7 @@ def emphysema(shape: Shape, rng: np.random.Generator, severity: float) -> dict:
 
 def edema(shape: Shape, rng: np.random.Generator, severity: float) -> dict:
     """Full vessels, the upper ones as wide as the lower, and thick hila."""
-    shape.vessels *= 1.15 + 0.2 * severity
+    shape.vessels *= 1.08 + 0.14 * severity
     shape.upper_vessels = 1.0 + 0.35 * severity
     shape.hila = 1.3 + 0.8 * severity
     return {}

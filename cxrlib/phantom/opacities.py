@@ -36,7 +36,7 @@ def _ball(scene: Scene, rng: np.random.Generator, finding: str, radius: float, *
 def nodule(scene: Scene, rng: np.random.Generator, severity: float, known: dict) -> None:
     """One to three round spots of at most 3 cm; some hold calcium."""
     for _ in range(1 + int(rng.random() < 0.25) + int(rng.random() < 0.12)):
-        _ball(scene, rng, "Nodule", 0.75 + 0.65 * severity, ragged=0.02, dense=float(rng.uniform(1.3, 2.1)))
+        _ball(scene, rng, "Nodule", 0.85 + 0.62 * severity, ragged=0.02, dense=float(rng.uniform(1.3, 2.1)))
 
 
 def mass(scene: Scene, rng: np.random.Generator, severity: float, known: dict) -> None:
@@ -53,9 +53,9 @@ def infiltration(scene: Scene, rng: np.random.Generator, severity: float, known:
     for side in sides:
         x, y = spot(scene, rng, side, height=(0.3, 0.95), outward=(0.15, 0.7))
         dx, dy = _polar(scene, x, y)
-        rx, ry = float(rng.uniform(3.4, 5.2)), float(rng.uniform(3.8, 6.2))
+        rx, ry = float(rng.uniform(3.8, 5.6)), float(rng.uniform(4.2, 6.6))
         zone = ramp((dx / rx) ** 2 + (dy / ry) ** 2, 1.25, 0.0) * lung_of(scene, side)
-        haze = zone * np.clip(0.62 + 0.5 * texture, 0.0, 1.3) * np.float32(0.20 + 0.20 * severity)
+        haze = zone * np.clip(0.62 + 0.5 * texture, 0.0, 1.3) * np.float32(0.26 + 0.22 * severity)
         fill(scene, haze)
         scene.add_lesion("Infiltration", zone > 0.3)
 
@@ -65,7 +65,7 @@ def pneumonia(scene: Scene, rng: np.random.Generator, severity: float, known: di
     side = pick_side(rng)
     x, y = spot(scene, rng, side, height=(0.25, 0.92), outward=(0.25, 0.65))
     dx, dy = _polar(scene, x, y)
-    rx, ry = float(rng.uniform(3.2, 4.6)), float(rng.uniform(3.6, 5.4))
+    rx, ry = float(rng.uniform(3.6, 5.1)), float(rng.uniform(4.1, 6.1))
     edge = (dx / rx) ** 2 + (dy / ry) ** 2 + 0.22 * cloud(rng, scene.grid.size, 2.4)
     zone = ramp(edge, 1.15, 0.35) * lung_of(scene, side)
     dense = zone * np.float32(0.46 + 0.22 * severity) * np.clip(1 + 0.10 * cloud(rng, scene.grid.size, 1.2), 0.7, 1.2)

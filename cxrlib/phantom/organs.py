@@ -114,8 +114,8 @@ def heart_and_vessels(scene: Scene) -> None:
     scene.matter += np.float32(0.8) * half_chord(arch) + down * np.float32(0.6 + 0.5 * b.aorta) * half_chord(tube)
     chest = (y > s.apex_y + 1) & (y < scene.meta["dome_YX"] + 3.0)
     an = scene.anatomy
-    bottom = floor + 0.6 + np.float32(0.16) * x - 0.012 * (x - 2) ** 2
-    an["Heart"] = (np.abs(m) < 1) & (y > top - 0.10 * x) & (y < bottom)
+    bottom = floor + 0.9 + 0.10 * big + np.float32(0.16) * x - 0.012 * (x - 2) ** 2
+    an["Heart"] = (np.abs(m) < 1) & (y > top - 0.9 - 0.20 * big - 0.10 * x) & (y < bottom)
     an["Aorta"] = (arch < 1) | ((tube < 1) & (down > 0.5))
     an["Mediastinum"] = ((np.abs(m) < 1) & chest) | an["Aorta"] | an["Heart"]
     lung = scene.air > 0.8

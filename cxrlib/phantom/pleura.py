@@ -18,10 +18,10 @@ def effusion(scene: Scene, rng: np.random.Generator, severity: float, known: dic
     for i, side in enumerate(sides):
         deep = (0.8 + 6.5 * severity**1.4) * (1.0 if i == 0 else 0.6)
         level = s.dome_y[0 if side < 0 else 1] + 2.2 - deep
-        top = level - np.float32(2.0 + 1.2 * severity) * (u / a) ** 5 - np.float32(0.5) * (1 - u / a) ** 2
+        top = level - np.float32(2.8 + 2.4 * severity) * (u / a) ** 4 + np.float32(1.2) * (1 - u / a)
         fluid = ramp(y - top, -0.5, 0.9) * lung_of(scene, side)
         fill(scene, fluid * np.float32(0.93))
-        scene.add_lesion("Effusion", fluid > 0.3)
+        scene.add_lesion("Effusion", fluid > 0.4)
 
 
 def pneumothorax(scene: Scene, rng: np.random.Generator, severity: float, known: dict) -> None:
@@ -30,8 +30,8 @@ def pneumothorax(scene: Scene, rng: np.random.Generator, severity: float, known:
     s = scene.shape
     u, y = np.abs(scene.x_YX), scene.y_Y1
     a = scene.meta["half_width_Y1"]
-    gap = 0.9 + 3.6 * severity
-    reach = s.apex_y + 8.0 + 12.0 * severity
+    gap = 0.9 + 3.0 * severity
+    reach = s.apex_y + 5.5 + 11.0 * severity**2
     wall = a - np.float32(gap) * (0.35 + 0.65 * ramp(y, reach, s.apex_y)) * ramp(y, reach + 1.5, reach - 5.0)
     cap = s.apex_y + np.float32(0.9 + 2.6 * severity) + np.float32(0.10) * (u - 4.5) ** 2
     inside = np.minimum(wall - u, (y - cap) * 0.8)
@@ -84,5 +84,5 @@ def hernia(scene: Scene, rng: np.random.Generator, severity: float, known: dict)
     fill(scene, np.where(d2 < 1, np.float32(0.8), np.float32(0)))
     inner = d2 * np.float32(1.28)
     level = cy + ry * float(rng.uniform(-0.15, 0.35))
-    scene.matter -= np.float32(7.5 + 3 * severity) * half_chord(inner) * ramp(y, level + 0.12, level - 0.12)
+    scene.matter -= np.float32(5.5 + 3 * severity) * half_chord(inner) * ramp(y, level + 0.12, level - 0.12)
     scene.add_lesion("Hernia", d2 < 1)
