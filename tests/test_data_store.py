@@ -23,6 +23,7 @@ from cxrlib.io import read_json, write_json
 
 # By its name: the package carries the function `prepare` under the same name.
 prepare_module = importlib.import_module("cxrlib.data.prepare")
+REAL_DECODE_BLOCK = prepare_module.decode_block
 FILES = ("images.u8", "index.csv", "boxes.csv", "store.json")
 
 
@@ -287,6 +288,37 @@ def test_an_oblong_image_is_padded_and_boxes_follow(tmp_path):
     assert bright.min(axis=0).tolist() == [y0, x0] and (bright.max(axis=0) + 1).tolist() == [y1, x1]
 
 
+def killed_in_the_second_block(items, size):
+    """Stands in for `decode_block` in a worker, which the system kills when memory runs out."""
+    if os.path.basename(items[0].path) == ROWS[2][0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return REAL_DECODE_BLOCK(items, size)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_worker_is_said_and_costs_no_finished_block(studies, tmp_path, small_blocks, monkeypatch):
+    monkeypatch.setattr(prepare_module, "decode_block", killed_in_the_second_block)
+    with pytest.raises(CxrError, match="a worker process was killed .*run the same command again"):
+        prepare(studies, tmp_path / "store", size=24, workers=2)
+    monkeypatch.undo()
+    monkeypatch.setattr(prepare_module, "BLOCK", 2)
+    store = prepare(studies, tmp_path / "store", size=24)
+    assert store.sha256 == prepare(studies, tmp_path / "whole", size=24).sha256
+
+
+def test_memory_stays_flat(studies, tmp_path, small_blocks):
+    begun = []
+
+    def blocks():
+        for number in range(40):
+            begun.append(number)
+            yield [prepare_module.Item(str(tmp_path / "nih" / "images" / ROWS[0][0]), 0, 0, "never")] * 2
+
+    for done, _ in enumerate(prepare_module._decode_all(blocks(), 24, 2)):
+        assert len(begun) <= done + 4  # two blocks a worker are in flight, however slowly the results are taken
+    assert done == 39
+
+
 @pytest.mark.parametrize(("invert", "turned"), [("never", []), ("auto", [ROWS[1][0]]), ("always", [row[0] for row in ROWS])])
 def test_the_switch_for_inverted_films(tmp_path, invert, turned):
     folder = write_nih(tmp_path / "nih")
@@ -332,6 +364,20 @@ def test_the_command(tmp_path, capsys):
 def test_reading_the_store_is_at_least_50_times_faster_than_png():
     times = bench_store(n=6)
     assert times.ratio >= 50 and times.store_ms <= 0.15
+
+
+def test_genuine_dicoms(real_folder, tmp_path):
+    pytest.importorskip("pydicom")
+    names = {"00000001_000.dcm": "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"}
+    names["00000002_000.dcm"] = "Fake_MONOHR1.dcm"
+    rows = tuple((name, "No Finding", 0, number, "050Y", "F", "PA") for number, name in enumerate(names, 1))
+    folder = write_nih(tmp_path / "nih", rows=rows, images=False)
+    for name, genuine in names.items():
+        shutil.copy(real_folder / "formats" / genuine, folder / "images" / name)
+    store = prepare(read_nih(folder), tmp_path / "store", size=224)
+    assert store.table["mode"].tolist() == ["MONOCHROME2", "MONOCHROME1"] and store.left_out == []
+    # The second file is the first with another tag; turning over and resizing do not commute to the last grey level.
+    np.testing.assert_allclose(store.image(1).astype(int), 255 - store.image(0).astype(int), atol=1)
 
 
 def test_genuine_films(real_folder, tmp_path):

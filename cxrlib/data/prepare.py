@@ -13,7 +13,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -119,7 +121,7 @@ def prepare(
             disable=not progress, file=sys.stderr,
         )  # fmt: skip
         with bar:
-            results = _decode_all((blocks[index] for index in todo), size, workers)
+            results = _decode_all((blocks[index] for index in todo), size, min(workers, max(1, len(todo))))
             for index, (pixels, kept, left_out) in zip(todo, results, strict=True):
                 first = index * BLOCK
                 journal.append(
@@ -187,7 +189,7 @@ def _decode_all(blocks: Iterator[list[Item]], size: int, workers: int) -> Iterat
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])  # imported once, and inherited by every worker
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_become_worker)
     try:
         waiting: collections.deque = collections.deque()
         for block in blocks:
@@ -203,6 +205,15 @@ def _decode_all(blocks: Iterator[list[Item]], size: int, workers: int) -> Iterat
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _become_worker() -> None:
+    # Ctrl-C reaches every process of the terminal; the parent alone answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A pool's workers outlive a parent that was killed with -9, and keep their memory, unless they watch it.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _job(studies: Studies, size: int, invert: str) -> str:
