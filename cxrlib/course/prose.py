@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-_FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})([^\n]*)\n.*?^\s*\2[`~]*\s*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^([ \t>]*)(`{3,}|~{3,})([^\n]*)\n.*?^[ \t>]*\2[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _MATH = re.compile(r"\$\$.*?\$\$|(?<![\\$])\$(?!\s)[^$]+?(?<![\s\\])\$", re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\([^)]*\)|<https?://[^>]*>|https?://\S+")
@@ -15,9 +15,9 @@ _NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?![\w])")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 
 _RAW = {
-    "a directive (```{...})": re.compile(r"^\s*(?:`{3,}|~{3,})\{", re.MULTILINE),
-    "a directive (:::)": re.compile(r"^\s*:{3,}", re.MULTILINE),
-    "a role ({name}`...`)": re.compile(r"\{[a-zA-Z][\w:+.-]*\}`"),
+    "a directive (```{...})": re.compile(r"^[ \t>]*(?:`{3,}|~{3,})\{", re.MULTILINE),
+    "a directive (:::)": re.compile(r"^[ \t>]*:{3,}", re.MULTILINE),
+    "a role ({name}`...`)": re.compile(r"(?<!`)\{[a-zA-Z][\w:+.-]*\}`"),
     "a target ((name)=)": re.compile(r"^\([^()\s]+\)=\s*$", re.MULTILINE),
     "a MyST comment (%)": re.compile(r"^%", re.MULTILINE),
     "a substitution ({{...}})": re.compile(r"\{\{.*?\}\}"),

@@ -120,10 +120,11 @@ def peak_mib(pid: int) -> float:
 
 def keep_budget(target: Path, measured: dict[str, float], rebudget: bool) -> dict[str, float]:
     """The budget to state: the one stored before, unless the new measurement differs by more than a fifth."""
+    least = {"seconds": 5, "peak_mib": 50}  # below these a difference is noise, however short the chapter
     new = {"seconds": round(measured["seconds"]), "peak_mib": round(measured["peak_mib"])}
     try:
         old = json.loads(target.read_text(encoding="utf-8"))["metadata"]["cxr"]["budget"]
-        near = all(abs(new[key] - old[key]) <= 0.2 * old[key] for key in new)
+        near = all(abs(new[key] - old[key]) <= max(0.2 * old[key], least[key]) for key in new)
     except (OSError, KeyError, TypeError, json.JSONDecodeError):
         return new
     return old if near and not rebudget else new

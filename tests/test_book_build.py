@@ -1,0 +1,171 @@
+"""The book builds with warnings as errors, loads nothing from another host, and says every figure in words."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+from cxrlib.course.gates import Chapter
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.md"))
+
+
+def _build(source: Path, out: Path) -> subprocess.CompletedProcess:
+    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]  # the command of the same environment
+    command = [*start, "build", str(source), "--path-output", str(out), "-W", "-n", "--keep-going"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> Path:
+    """The built book."""
+    out = tmp_path_factory.mktemp("html")
+    done = _build(ROOT, out)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return out / "_build" / "html"
+
+
+def _pages(html: Path) -> list[Path]:
+    return sorted(page for page in html.rglob("*.html") if "_static" not in page.parts)
+
+
+def foreign(page: str) -> list[str]:
+    """What a page would load from another host: scripts, styles, fonts, pictures, frames."""
+    soup = BeautifulSoup(page, "html.parser")
+    loaded = [tag.get(name) for tag in soup.find_all(True) for name in ("src", "srcset", "poster", "data") if tag.get(name)]
+    loaded += [tag["href"] for tag in soup.find_all("link", href=True) if set(tag.get("rel", [])) - {"canonical", "alternate"}]
+    loaded += [url for tag in soup.find_all("style") for url in _css_urls(tag.get_text())]
+    loaded += [url for tag in soup.find_all(style=True) for url in _css_urls(tag["style"])]
+    return [url for url in loaded if urlsplit(url.strip()).netloc]
+
+
+def _css_urls(text: str) -> list[str]:
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    return re.findall(r"""url\(\s*['"]?([^'")]+)""", text) + re.findall(r"""@import\s+['"]([^'"]+)""", text)
+
+
+def without_alt(page: str) -> list[str]:
+    """The pictures of a page, and of the widgets in it, that say nothing in words."""
+    soup = BeautifulSoup(page, "html.parser")
+    pictures = soup.find_all("img")
+    for state in soup.find_all("script", type="application/vnd.jupyter.widget-state+json"):
+        for model in json.loads(state.string)["state"].values():
+            pictures += BeautifulSoup(str(model["state"].get("value", "")), "html.parser").find_all("img")
+            assert "ImageModel" not in model["model_name"], "an Image widget has no alternative text: use viz.knob"
+    seen = [picture for picture in pictures if "display: none" not in picture.get("style", "")]
+    return [str(picture)[:120] for picture in seen if len((picture.get("alt") or "").split()) < 2]
+
+
+def test_every_page_of_the_contents_is_built(html):
+    for source in SOURCES:
+        assert (html / "chapters" / f"{source.stem}.html").exists()
+    assert (html / "index.html").exists()
+    assert len(_pages(html)) >= len(SOURCES) + 8
+
+
+def test_nothing_is_loaded_from_another_host(html):
+    assert {page.name: found for page in _pages(html) if (found := foreign(page.read_text()))} == {}
+    styles = {path.name: [u for u in _css_urls(path.read_text()) if urlsplit(u).netloc] for path in html.rglob("*.css")}
+    assert {name: urls for name, urls in styles.items() if urls} == {}
+    assert "vendor/mathjax-3.2.2-tex-svg.js" in (html / "chapters" / "back" / "equation_map.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '<script src="https://cdn.example.org/x.js"></script>',
+        '<link rel="stylesheet" href="//cdn.example.org/x.css">',
+        '<img src="http://example.org/x.png" alt="two words">',
+        '<style>@import "https://example.org/x.css";</style>',
+        '<p style="background: url(https://example.org/x.png)">',
+        '<iframe src="https://example.org"></iframe>',
+    ],
+)
+def test_a_foreign_address_is_found(bad):
+    assert foreign(bad)
+    assert not foreign('<a href="https://example.org">x</a><img src="a.png" alt="a"><link rel="stylesheet" href="a.css">')
+
+
+def test_every_picture_has_words(html):
+    assert {page.name: found for page in _pages(html) if (found := without_alt(page.read_text()))} == {}
+
+
+def test_a_picture_without_words_is_found():
+    state = {"state": {"1": {"model_name": "HTMLModel", "state": {"value": '<img src="x">'}}}}
+    script = f'<script type="application/vnd.jupyter.widget-state+json">{json.dumps(state)}</script>'
+    for bad in ('<img src="a.png">', '<img src="a.png" alt="">', '<img src="a.png" alt="a1b2.png">', script):
+        assert without_alt(bad)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_each_figures_sentence_reaches_the_page(html, source):
+    soup = BeautifulSoup((html / "chapters" / f"{source.stem}.html").read_text(), "html.parser")
+    shown = {" ".join(picture.get("alt", "").split()) for picture in soup.find_all("img")}
+    outputs = [output for cell in Chapter(source).code for output in cell.outputs]
+    said = {" ".join(o["data"]["text/plain"].split()) for o in outputs if "image/png" in o.get("data", {})}
+    assert said and said <= shown
+    # The theme darkens pictures in dark mode, which would change a radiograph's contrast.
+    figures = [picture for picture in soup.find_all("img") if " ".join(picture.get("alt", "").split()) in said]
+    assert all("dark-light" in picture.get("class", []) for picture in figures)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_each_chapter_has_a_colab_button_and_no_colab_cell(html, source):
+    page = (html / "chapters" / f"{source.stem}.html").read_text()
+    assert re.search(rf"https://colab\.research\.google\.com/github/[^\"]+/chapters/{source.stem}\.ipynb", page)
+    assert "pip install" not in BeautifulSoup(page, "html.parser").find("article").get_text()
+
+
+def test_no_markup_is_left_over(html):
+    """Directives, roles and comments that no parser took show up as text."""
+    for page in _pages(html):
+        article = BeautifulSoup(page.read_text(), "html.parser").find("article")
+        if article is None:
+            continue
+        for code in article.find_all(["pre", "code", "script"]):
+            code.decompose()
+        text = article.get_text()
+        assert not re.search(r"\{(?:ref|cite|math|eq|doc|term|py:\w+)\}|:::|<!--", text), page.name
+
+
+def test_boxes_are_boxes(html):
+    page = BeautifulSoup((html / "chapters" / "welcome.html").read_text(), "html.parser")
+    assert page.find("blockquote", class_="box-phantom")
+
+
+def _with(html: Path, words: str) -> Path:
+    return next(page for page in _pages(html) if words in page.read_text())
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: the static scan above stands alone")
+@pytest.mark.parametrize(("written", "drawn"), [('class="math', "<mjx-container"), ("widget-state+json", "widget-subarea")])
+def test_a_browser_asks_no_other_host(html, tmp_path, written, drawn):
+    """The browser's own network log, of a page with equations and of one with widgets, both drawn all the same."""
+    log = tmp_path / "net.json"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--log-net-log={log}", "--virtual-time-budget=8000", "--dump-dom", _with(html, written).as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=180).stdout
+    assert drawn in dom
+    asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))
+    # The browser itself may look for its maker's hosts; what counts is what the page asks for.
+    own = ("google.com", "googleapis.com", "gstatic.com", "gvt1.com")
+    assert [url for url in asked if not (urlsplit(url).hostname or "").endswith(own)] == []
+
+
+def test_a_broken_reference_fails_the_build(tmp_path):
+    """With warnings as errors, a link into nowhere stops the build: shown on a book of one page."""
+    for name, text in (("sound", "# Page\n\nWords.\n"), ("broken", "# Page\n\n[gone](missing.md) and {ref}`nowhere`.\n")):
+        book = tmp_path / name
+        book.mkdir()
+        (book / "page.md").write_text(text)
+        (book / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+        (book / "_config.yml").write_text("title: Little\nonly_build_toc_files: true\n")
+        assert (_build(book, book).returncode == 0) == (name == "sound")
