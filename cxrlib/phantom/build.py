@@ -82,6 +82,8 @@ class Pose:
         tilt: Lean of the body's axis, cm of x per cm of y.
         turn: Rotation about the body's axis: moves the front (heart, sternal ends) against the back (spine), -1 to 1.
         breath: 1 = a full breath; less raises the domes.
+        arms_down: 0 = arms turned out from the body, 4 = they lie beside it.
+        chin: How far the chin hangs into the film; 0 = not at all.
     """
 
     view: str
@@ -92,6 +94,7 @@ class Pose:
     breath: float
     scale: float
     arms_down: float
+    chin: float
 
 
 def draw_pose(rng: np.random.Generator, *, view: str) -> Pose:
@@ -105,5 +108,6 @@ def draw_pose(rng: np.random.Generator, *, view: str) -> Pose:
         turn=float(np.clip(rng.normal(0, 0.25 if not ap else 0.5), -1, 1)),
         breath=float(np.clip(rng.normal(0.97, 0.05) if not ap else rng.normal(0.84, 0.08), 0.65, 1.05)),
         scale=float(rng.normal(0.985, 0.04 if not ap else 0.07)) * (1.0 if not ap else 1.04),
+        chin=float(rng.uniform(0.5, 4.0)) * float(rng.random() < (0.3 if ap else 0.02)),
         arms_down=float(rng.uniform(0.0, 0.4) if not ap else rng.uniform(0.5, 4.0)),
     )

@@ -115,15 +115,16 @@ def pacemaker(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def collimate(scene: Scene, rng: np.random.Generator, image_YX: np.ndarray) -> np.ndarray:
-    """Darkens what the collimator shuts off: on about one film in three, a strip at one or two edges."""
+    """What lies outside the collimator: on about one film in three a dark strip at one or two edges, on a few a white one."""
     if rng.random() > 0.35:
         return image_YX
     out = image_YX.copy()
     n = scene.grid.size
-    shade = np.uint8(rng.integers(0, 26))
+    white = rng.random() < 0.15
+    shade = np.uint8(rng.integers(225, 250) if white else rng.integers(0, 26))
     for _ in range(int(rng.integers(1, 3))):
         width = max(1, int(n * float(rng.uniform(0.006, 0.045))))
         edge = int(rng.integers(0, 4))
         strip = [np.s_[:width], np.s_[n - width :], np.s_[:, :width], np.s_[:, n - width :]][edge]
-        out[strip] = np.minimum(out[strip], shade)
+        out[strip] = shade if white else np.minimum(out[strip], shade)
     return out

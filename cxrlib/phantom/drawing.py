@@ -9,7 +9,7 @@ from cxrlib.findings import NIH_FINDINGS, canonical
 from cxrlib.phantom import devices, lesions, organs, skeleton, vessels
 from cxrlib.phantom.build import draw_build, draw_pose
 from cxrlib.phantom.grid import grid
-from cxrlib.phantom.projection import draw_exposure, optical_depth, project, tissue_texture
+from cxrlib.phantom.projection import draw_exposure, optical_depth, lung_texture, project, tissue_texture
 from cxrlib.phantom.scene import Scene, open_scene, plan
 
 STRUCTURES = (
@@ -121,6 +121,7 @@ def build_scene(
     skeleton.scapulae(scene)
     skeleton.spine(scene)
     vessels.lung_markings(scene, vessel_rng)
+    scene.lung_density *= 1 + lung_texture(rng["texture"], size)
     lesions.add(scene, streams, strength, known)
 
     d = rng["devices"]

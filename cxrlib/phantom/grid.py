@@ -123,10 +123,13 @@ def _taps(out: int, knots: int) -> tuple[np.ndarray, np.ndarray]:
 
 def stretch(low_JI: np.ndarray, size: int) -> np.ndarray:
     """A coarse field spread smoothly (cubic B-spline) over size x size pixels. No BLAS, so the same bytes on any thread count."""
-    index, weight = _taps(size, low_JI.shape[0])
-    tall = sum(low_JI[index[k]] * weight[k][:, None] for k in range(4))
     index, weight = _taps(size, low_JI.shape[1])
-    return sum(tall[:, index[k]] * weight[k][None, :] for k in range(4))
+    wide = sum(low_JI[:, index[k]] * weight[k][None, :] for k in range(4))
+    index, weight = _taps(size, low_JI.shape[0])
+    out = wide[index[0]] * weight[0][:, None]
+    for k in range(1, 4):
+        out += wide[index[k]] * weight[k][:, None]
+    return out
 
 
 def cloud(rng: np.random.Generator, size: int, scale_cm: float) -> np.ndarray:

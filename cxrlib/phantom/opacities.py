@@ -75,7 +75,7 @@ def pneumonia(scene: Scene, rng: np.random.Generator, severity: float, known: di
     toward = float(np.arctan2(y - hy, x - hx))
     start = np.array([[x - 0.75 * rx * np.cos(toward), y - 0.75 * rx * np.sin(toward)]])
     roots = np.array([[*start[0], toward + d, 2.6, 0.27] for d in (-0.5, 0.0, 0.5)])
-    gas = draw_tubes(scene, grow(rng, roots, generations=3), classes=2)
+    gas = draw_tubes(scene, grow(rng, roots, generations=3))
     scene.matter -= np.float32(2.2) * gas * zone
     scene.add_lesion("Pneumonia", zone > 0.25)
 
@@ -147,7 +147,7 @@ def edema(scene: Scene, rng: np.random.Generator, severity: float, known: dict) 
             t = np.linspace(0, 1.6, 16)
             lines.append(np.stack([side * (scene.shape.half_width - 0.5 - t), y + 0.1 * t, np.full(16, 0.11), np.full(16, 0.1)], -1))
     lung = scene.anatomy["Left Lung"] | scene.anatomy["Right Lung"]
-    scene.matter += np.float32(5.0 * (0.5 + 0.5 * severity)) * draw_tubes(scene, np.concatenate(lines), classes=1) * lung
+    scene.matter += np.float32(5.0 * (0.5 + 0.5 * severity)) * draw_tubes(scene, np.concatenate(lines)) * lung
 
 
 def fibrosis(scene: Scene, rng: np.random.Generator, severity: float, known: dict) -> None:

@@ -40,6 +40,11 @@ def body(scene: Scene) -> None:
     arm = deep * half_chord((1 - np.clip(arm * np.float32(1 / 3.6), 0, 1)) ** 2)
     trunk = torso * half_chord((1 - np.clip(inside * np.float32(1 / 3.2), 0, 1)) ** 2)
     scene.body = np.maximum(trunk, arm).astype(np.float32)
+    if scene.pose.chin > 0:  # the head hangs into a film taken in bed
+        rows, cols = scene.window(-9.0, 9.0, -25, s.apex_y + 1)
+        d2 = ((scene.x_YX[rows, cols] - np.float32(2.5 * scene.pose.turn)) / 6.2) ** 2
+        d2 = d2 + ((y[rows] - np.float32(s.apex_y - 9.5 + scene.pose.chin)) / 6.5) ** 2
+        scene.body[rows, cols] += np.float32(7.0) * half_chord(d2)
 
 
 def lungs(scene: Scene) -> None:
@@ -49,7 +54,7 @@ def lungs(scene: Scene) -> None:
     u, left = np.abs(x), x > 0
     a = lung_half_width(scene, y)
     chord = np.float32(s.depth) * half_chord((u / a) ** 2 * (0.25 + 0.75 * (u / a) ** 2))
-    top = y - np.float32(s.apex_y) - np.float32(0.11) * (u - 4.9) ** 2
+    top = y - np.float32(s.apex_y) - (u - 5.0) ** 2 * np.where(u > 5.0, np.float32(0.10), np.float32(0.34))
     chord = np.minimum(chord, np.float32(s.depth * 0.9) * np.sqrt(np.clip(top / 5.0, 0, 1)))
     curve = np.where(left, np.float32(s.dome_curve[1]), np.float32(s.dome_curve[0]))
     dome = np.where(left, np.float32(s.dome_y[1]), np.float32(s.dome_y[0])) + curve * (u - 6.2) ** 2 * np.where(u > 6.2, np.float32(0.85), np.float32(0.7))
@@ -69,10 +74,13 @@ def _contour(y_Y1: np.ndarray, points: list[tuple[float, float]], smooth_px: flo
 def heart_and_vessels(scene: Scene) -> None:
     """Heart, aorta, mediastinum: they push the lungs aside, so the lungs' chords shrink where these lie."""
     b, s = scene.build, scene.shape
-    x, y = scene.x_YX, scene.y_Y1
+    y = scene.y_Y1
     floor = 0.5 * (s.dome_y[0] + s.dome_y[1])
     right, left = s.heart_width * 0.33 - s.heart_shift, s.heart_width * 0.67 + s.heart_shift
     ay, ar = s.apex_y + 7.2 - 1.0 * b.aorta, 1.6 + 0.7 * b.aorta
+    # Beyond these columns lie only lungs.
+    _, cols = scene.window(-max(right, 4.5) - 1, max(left, 5.5) + 1.5, -20, 20)
+    x, dome = scene.x_YX[:, cols], scene.meta["dome_YX"][:, cols]
     lean = 0.6 * s.heart_shift
     top = ay + 4.4  # where the heart begins below its vessels
     smooth = 0.55 / scene.grid.pitch
@@ -96,7 +104,7 @@ def heart_and_vessels(scene: Scene) -> None:
     to_left *= np.float32(left) / to_left[(y[:, 0] > top) & (y[:, 0] < floor + 1)].max(initial=left)
     m = np.where(x > 0, x / to_left, -x / to_right)
     # The spine and the great vessels fill the whole depth; the heart lies in front, with lung behind it.
-    core = ramp(np.abs(x), 3.4, 0.6)
+    core = ramp(np.abs(x), 3.3, 0.2)
     low = ramp(y, top - 3, top + 2)
     edge = half_chord(m**2)
     front = (9.0 + 3.6 * low) * edge * (low + (1 - low) * edge)
@@ -104,25 +112,29 @@ def heart_and_vessels(scene: Scene) -> None:
     dsc_x = 1.5 + 0.5 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi) - 0.4 * ramp(y, ay, floor)
     dsc_r = np.float32(1.25 + 0.35 * b.aorta)
     tube = ((x - dsc_x) / dsc_r) ** 2
-    down = ramp(y, ay - 1.0, ay + 0.6) * (y < scene.meta["dome_YX"] + 3)
+    down = ramp(y, ay - 1.0, ay + 0.6) * (y < dome + 3)
     taken = np.maximum(front + 17 * core, front + 2.2 * dsc_r * half_chord(tube) * down)
     taken = np.maximum(taken, 9 * half_chord(arch))
     # Fat pads fill the angles between heart and domes.
     pad = 4.5 * ramp(x, left + 1.2, left - 1.5) * ramp(y, floor - 2.5, floor + 1.5) * (x > 0)
     scene.meta["field"] = scene.air > 0.6
-    scene.air = np.maximum(scene.air - np.maximum(taken, pad * (0.3 + 0.4 * max(b.weight, 0))), 0).astype(np.float32)
-    scene.matter += np.float32(0.8) * half_chord(arch) + down * np.float32(0.6 + 0.5 * b.aorta) * half_chord(tube)
-    chest = (y > s.apex_y + 1) & (y < scene.meta["dome_YX"] + 3.0)
-    an = scene.anatomy
+    rest = scene.air[:, cols] - np.maximum(taken, pad * (0.3 + 0.4 * max(b.weight, 0)))
+    scene.air[:, cols] = np.maximum(rest, 0)
+    scene.matter[:, cols] += np.float32(0.8) * half_chord(arch) + down * np.float32(0.6 + 0.5 * b.aorta) * half_chord(tube)
+    chest = (y > s.apex_y + 1) & (y < dome + 3.0)
     bottom = floor + 0.9 + 0.10 * big + np.float32(0.16) * x - 0.012 * (x - 2) ** 2
-    an["Heart"] = (np.abs(m) < 1) & (y > top - 0.9 - 0.20 * big - 0.10 * x) & (y < bottom)
-    an["Aorta"] = (arch < 1) | ((tube < 1) & (down > 0.5))
-    an["Mediastinum"] = ((np.abs(m) < 1) & chest) | an["Aorta"] | an["Heart"]
-    lung = scene.air > 0.8
-    an["Right Lung"], an["Left Lung"] = lung & (x < 0), lung & (x > 0)
-    depth_below = y - scene.meta["dome_YX"]
-    a = scene.meta["half_width_Y1"]
-    an["Facies Diaphragmatica"] = (depth_below > 0) & (depth_below < 2.2) & (np.abs(x) < a) & (np.abs(x) > 1.0)
+    within = np.abs(m) < 1
+    heart = within & (y > top - 0.9 - 0.20 * big - 0.10 * x) & (y < bottom)
+    aorta = (arch < 1) | ((tube < 1) & (down > 0.5))
+    an = scene.anatomy
+    for name, part in (("Heart", heart), ("Aorta", aorta), ("Mediastinum", (within & chest) | aorta | heart)):
+        an[name] = np.zeros(scene.air.shape, bool)
+        an[name][:, cols] = part
+    lung, side = scene.air > 0.8, scene.x_YX < 0
+    an["Right Lung"], an["Left Lung"] = lung & side, lung & ~side
+    u, a = np.abs(scene.x_YX), scene.meta["half_width_Y1"]
+    below = y - scene.meta["dome_YX"]
+    an["Facies Diaphragmatica"] = (below > 0) & (below < 2.2) & (u < a) & (u > 1.0)
     scene.meta["heart_box"] = (-right, left, 0.5 * (top + floor))
     scene.lung_density = np.full_like(scene.air, np.float32(s.density))
 

@@ -58,7 +58,7 @@ def pleural_thickening(scene: Scene, rng: np.random.Generator, severity: float, 
     lung = scene.meta["field"] & ((scene.x_YX > 0) == (side > 0))
     thick = np.float32(0.7 + 0.8 * severity)
     if rng.random() < 0.35:
-        edge = y - s.apex_y - np.float32(0.11) * (u - 4.9) ** 2
+        edge = y - s.apex_y - (u - 5.0) ** 2 * np.where(u > 5.0, np.float32(0.10), np.float32(0.34))
         thick = thick * 1.3
         along = ramp(u, 1.5, 3.0)
     else:

@@ -123,3 +123,10 @@ def tissue_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     fine = rng.standard_normal((40, 40), dtype=np.float32)
     coarse = stretch(rng.standard_normal((14, 14), dtype=np.float32), 40)
     return stretch(np.float32(0.018) * fine + np.float32(0.036) * coarse, size)
+
+
+def lung_texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Unevenness of the lungs' tissue, down to the smallest vessels: about 10 per cent, float32 [Y, X]."""
+    fine = rng.standard_normal((90, 90), dtype=np.float32)
+    coarse = stretch(rng.standard_normal((18, 18), dtype=np.float32), 90)
+    return stretch(np.float32(0.12) * fine + np.float32(0.06) * coarse, size)
