@@ -55,7 +55,7 @@ def infiltration(scene: Scene, rng: np.random.Generator, severity: float, known:
         dx, dy = _polar(scene, x, y)
         rx, ry = float(rng.uniform(3.8, 5.6)), float(rng.uniform(4.2, 6.6))
         zone = ramp((dx / rx) ** 2 + (dy / ry) ** 2, 1.25, 0.0) * lung_of(scene, side)
-        haze = zone * np.clip(0.62 + 0.5 * texture, 0.0, 1.3) * np.float32(0.26 + 0.22 * severity)
+        haze = zone * np.clip(0.62 + 0.5 * texture, 0.0, 1.3) * np.float32(0.30 + 0.24 * severity)
         fill(scene, haze)
         scene.add_lesion("Infiltration", zone > 0.3)
 
@@ -112,7 +112,7 @@ def atelectasis(scene: Scene, rng: np.random.Generator, severity: float, known: 
             half = np.float32(0.32 + 0.30 * severity)
             long = np.float32(rng.uniform(2.8, 4.2))
             plate = ramp((off / half) ** 2, 1.5, 0.3) * ramp(np.abs(dx), long, long * 0.75) * lung
-            scene.matter += np.float32(2.6 + 2.0 * severity) * plate
+            scene.matter += np.float32(3.2 + 2.2 * severity) * plate
             mask |= plate > 0.25
         scene.add_lesion("Atelectasis", mask)
     else:
@@ -166,5 +166,5 @@ def fibrosis(scene: Scene, rng: np.random.Generator, severity: float, known: dic
     n = scene.grid.size
     f1, f2 = cloud(rng, n, 1.25), cloud(rng, n, 0.85)
     net = np.exp(-((f1 / 0.28) ** 2)) + 0.8 * np.exp(-((f2 / 0.28) ** 2))
-    scene.matter += np.float32(1.0 + 1.1 * severity) * net * zone
+    scene.matter += np.float32(1.4 + 1.5 * severity) * net * zone
     fill(scene, zone * np.float32(0.06 + 0.08 * severity))

@@ -179,13 +179,13 @@ def breasts(scene: Scene) -> None:
 def gut_gas(scene: Scene, rng: np.random.Generator) -> None:
     """The stomach's bubble below the left dome, with a flat fluid level when upright, and loops of gas beside it."""
     s, x, y = scene.shape, scene.x_YX, scene.y_Y1
-    size = float(rng.uniform(0.0, 1.0))
-    if size > 0.2:
-        rx, ry = 1.6 + 1.9 * size, 1.0 + 1.3 * size
-        cx, cy = float(rng.uniform(4.0, 7.0)), s.dome_y[1] + 0.9 + ry
+    if rng.random() < 0.6:
+        rx, ry = float(rng.uniform(1.2, 3.6)), float(rng.uniform(0.9, 2.4))
+        cx, cy = float(rng.uniform(3.2, 7.5)), s.dome_y[1] + float(rng.uniform(0.5, 1.8)) + ry
         d2 = ((x - np.float32(cx)) / np.float32(rx)) ** 2 + ((y - np.float32(cy)) / np.float32(ry)) ** 2
-        flat = ramp(y, cy + ry * 0.35, cy + ry * 0.25) if scene.pose.view == "PA" else 1.0
-        scene.matter -= (5.0 * half_chord(d2) * flat).astype(np.float32)
+        level = cy + ry * float(rng.uniform(-0.2, 0.9))
+        flat = ramp(y, level + 0.1, level - 0.1) if scene.pose.view == "PA" else 1.0
+        scene.matter -= (np.float32(rng.uniform(2.5, 6.0)) * half_chord(d2) * flat).astype(np.float32)
     for _ in range(int(rng.integers(0, 7))):
         cx, r = float(rng.normal(6.0, 3.0)), float(rng.uniform(0.6, 1.6))
         cy = s.dome_y[1] + 3.0 + r + float(rng.uniform(0, 6))
