@@ -1,4 +1,4 @@
-"""Scores of classifiers and boxes. A score that is undefined is NaN, never 0: a 0 would pull a mean down in silence."""
+"""Scores of classifiers and boxes. An undefined score is NaN: a 0 would pull means down in silence."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,7 +31,8 @@ def auroc(scores_NC: np.ndarray, targets_NC: np.ndarray) -> np.ndarray | float:
 def average_precision(scores_NC: np.ndarray, targets_NC: np.ndarray) -> np.ndarray | float:
     """Area under the precision-recall steps: the sum over thresholds of (gain in recall) x (precision there).
 
-    Ties share a threshold, as in scikit-learn. Arguments and result as in `auroc`; NaN only where a class lacks positives.
+    Ties share a threshold, as in scikit-learn. Arguments and result as in `auroc`; NaN only where a class
+    lacks positives.
     """
     return _per_class(_average_precision_1d, scores_NC, targets_NC)
 
@@ -44,7 +45,7 @@ def macro(values_C: np.ndarray) -> tuple[float, int]:
 
 
 class RocPoints(NamedTuple):
-    """The corners of a ROC curve, from (0, 0) to (1, 1): `positive` means a score at or above the threshold."""
+    """The corners of a ROC curve, from (0, 0) to (1, 1); positive means at or above the threshold."""
 
     false_positive_rate: np.ndarray
     true_positive_rate: np.ndarray
@@ -70,7 +71,8 @@ class Calibration(NamedTuple):
     """How far predicted probabilities are from observed frequencies.
 
     Attributes:
-        ece: Expected calibration error: the mean over images of |frequency - mean probability| in the image's bin.
+        ece: Expected calibration error: the mean over images of |frequency - mean probability| in the image's
+            bin.
         edges: Bin edges [bins + 1].
         probability: Mean predicted probability per bin, NaN where a bin is empty.
         frequency: Share of positives per bin, NaN where a bin is empty.
@@ -87,8 +89,8 @@ class Calibration(NamedTuple):
 def calibration(probabilities_N: np.ndarray, targets_N: np.ndarray, *, bins: int = 15) -> Calibration:
     """Expected calibration error of one class, in bins of equal width over [0, 1].
 
-    Source: Guo et al. 2017, Eq 3, for a binary label: the probability of the positive class takes the place of the
-    confidence.
+    Source: Guo et al. 2017, Eq 3, for a binary label: the probability of the positive class takes the place
+    of the confidence.
 
     Raises:
         CxrError: A probability lies outside of [0, 1].
@@ -116,7 +118,8 @@ class Interval(NamedTuple):
         value: On all images, [C].
         low: Lower percentile over the resamples in which the value is defined, [C].
         high: Upper percentile, [C].
-        undefined: Number of resamples in which it is not defined, [C]. Many of them: the interval means little.
+        undefined: Number of resamples in which it is not defined, [C]. Many of them: the interval means
+            little.
         samples_RC: The value of each resample, [R, C].
     """
 
@@ -137,11 +140,12 @@ def bootstrap_by_patient(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap in which whole patients are drawn, since images of one patient are not independent.
+    """Percentile bootstrap in which whole patients are drawn, since images of one patient are not
+    independent.
 
-    A resample gives each patient a whole-number weight, so nothing is copied: for `auroc` and `average_precision` the
-    images are sorted once, and a resample is one product with the patients' weights. Any other metric is called on the
-    repeated rows, which is slow.
+    A resample gives each patient a whole-number weight, so nothing is copied: for `auroc` and
+    `average_precision` the images are sorted once, and a resample is one product with the patients' weights.
+    Any other metric is called on the repeated rows, which is slow.
 
     Args:
         scores_NC: [N, C].
@@ -158,11 +162,17 @@ def bootstrap_by_patient(
     scores_NC, targets_NC = _checked(scores_NC, targets_NC)
     patients, patient_N = np.unique(np.asarray(patients_N).astype(str), return_inverse=True)
     if len(patient_N) != len(scores_NC):
-        raise CxrError(f"there are {len(patient_N)} patients for {len(scores_NC)} images: give one patient per image")
+        raise CxrError(
+            f"there are {len(patient_N)} patients for {len(scores_NC)} images: give one patient per image"
+        )
     rng = np.random.default_rng(seed)
     samples_RC = np.full((resamples, scores_NC.shape[1]), np.nan)
     fast = {auroc: _weighted_auroc, average_precision: _weighted_average_precision}.get(metric)
-    groups = [_Groups(*column, patient_N, len(patients)) for column in zip(scores_NC.T, targets_NC.T)] if fast else []
+    groups = (
+        [_Groups(*column, patient_N, len(patients)) for column in zip(scores_NC.T, targets_NC.T)]
+        if fast
+        else []
+    )
     chunk = 100  # resamples at once: 6,000 positives x 2 x 100 weights are 10 MB
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
@@ -171,7 +181,9 @@ def bootstrap_by_patient(
         weights_RP = np.bincount(flat.ravel(), minlength=flat.size).reshape(drawn.shape)
         if fast:
             weights_PR = weights_RP.T.astype(np.float64)
-            samples_RC[start : start + count] = np.stack([fast(group, weights_PR) for group in groups], axis=1)
+            samples_RC[start : start + count] = np.stack(
+                [fast(group, weights_PR) for group in groups], axis=1
+            )
         else:
             for row, weights_P in enumerate(weights_RP, start):
                 rows = np.repeat(np.arange(len(patient_N)), weights_P[patient_N])
@@ -182,7 +194,8 @@ def bootstrap_by_patient(
 
 
 def macro_interval(interval: Interval, *, level: float = 0.95) -> Interval:
-    """The interval of the macro mean, from the same resamples: in each, the mean over the classes defined in it.
+    """The interval of the macro mean, from the same resamples: in each, the mean over the classes defined in
+    it.
 
     Returns:
         An interval of 0-dimensional arrays, with `samples_RC` [R, 1].
@@ -238,8 +251,8 @@ class _Groups:
 
     Attributes:
         positives_GP: Positives of each patient at each of the G distinct positive scores, ascending.
-        negatives_KP: Negatives of each patient, K = 2G + 1: row 2g lies strictly between positive scores g - 1 and g, row
-            2g + 1 is tied with positive score g.
+        negatives_KP: Negatives of each patient, K = 2G + 1: row 2g lies strictly between positive scores g -
+            1 and g, row 2g + 1 is tied with positive score g.
     """
 
     def __init__(self, score: np.ndarray, target: np.ndarray, patient: np.ndarray, n_patients: int) -> None:
@@ -301,9 +314,13 @@ def _defined(score: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _checked(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, np.float64)
     if scores.shape != targets.shape or scores.ndim not in (1, 2):
-        raise CxrError(f"scores {scores.shape} and targets {targets.shape} must have one shape, [N, C] or [N]")
+        raise CxrError(
+            f"scores {scores.shape} and targets {targets.shape} must have one shape, [N, C] or [N]"
+        )
     if np.isnan(scores).any():
-        raise CxrError(f"{int(np.isnan(scores).sum())} scores are NaN: find out where the model's output went wrong")
+        raise CxrError(
+            f"{int(np.isnan(scores).sum())} scores are NaN: find out where the model's output went wrong"
+        )
     if not (np.isnan(targets) | (targets == 0) | (targets == 1)).all():
         raise CxrError("targets must be 1, 0 or NaN: threshold soft labels first")
     return (scores[:, None], targets[:, None]) if scores.ndim == 1 else (scores, targets)

@@ -1,4 +1,4 @@
-"""A tiny folder laid out like NIH's, in any generation of its tables, with genuine quirks and made-up films."""
+"""A tiny folder laid out like NIH's, in any generation of its tables, with made-up films."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def label_table(generation: str, rows=ROWS) -> str:
 
 
 def film(size: int, seed: int) -> Image.Image:
-    """A film that the polarity detector takes for a chest: dark lungs, bright spine and abdomen, dark air; some grain."""
+    """A film that passes for a chest: dark lungs and air, bright spine and abdomen, and some grain."""
     picture = Image.new("L", (size, size), 120)
     draw = ImageDraw.Draw(picture)
     for x0, y0, x1, y1, grey in (
@@ -58,14 +58,24 @@ def film(size: int, seed: int) -> Image.Image:
 
 
 def write_nih(
-    folder: Path, *, generation: str = "v2020", size: int = 64, images: bool = True, twelve: bool = False, rows=ROWS
+    folder: Path,
+    *,
+    generation: str = "v2020",
+    size: int = 64,
+    images: bool = True,
+    twelve: bool = False,
+    rows=ROWS,
 ) -> Path:
-    """Writes the folder and returns it; `twelve` spreads the images over images_001/images to images_012/images."""
+    """Writes the folder and returns it; `twelve` spreads the images over images_001/images and so on."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = {"2017": "Data_Entry_2017.csv", "kaggle": "sample_labels.csv"}.get(generation, "Data_Entry_2017_v2020.csv")
+    name = {"2017": "Data_Entry_2017.csv", "kaggle": "sample_labels.csv"}.get(
+        generation, "Data_Entry_2017_v2020.csv"
+    )
     (folder / name).write_bytes(label_table(generation, rows).encode())
     (folder / "BBox_List_2017.csv").write_text(f"Image Index,Finding Label,Bbox [x,y,w,h],,,\n{BOXES}\n")
-    (folder / "train_val_list.txt").write_text("\n".join(TRAIN_VAL))  # no final newline, as in the genuine lists
+    (folder / "train_val_list.txt").write_text(
+        "\n".join(TRAIN_VAL)
+    )  # no final newline, as in the genuine lists
     (folder / "test_list.txt").write_text("\n".join(TEST))
     places = [f"images_{number:03d}/images" for number in range(1, 13)] if twelve else ["images"]
     for place in places:

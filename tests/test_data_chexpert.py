@@ -38,7 +38,9 @@ def test_reading_under_either_root(tmp_path, root):
     assert table["view"].tolist() == ["AP", "lateral", "LL", "PA"]
     assert table["split"].tolist() == ["train_val"] * 3 + ["test"]
     assert table["follow_up"].tolist() == [1, 5, 5, 1]
-    assert table["age"].tolist() == [68, 0, 90, 73] and any("age 0, which is kept" in note for note in studies.notes)
+    assert table["age"].tolist() == [68, 0, 90, 73] and any(
+        "age 0, which is kept" in note for note in studies.notes
+    )
     assert table["sex"].fillna("?").tolist() == ["F", "M", "?", "M"]
     assert studies.source == "chexpert" and len(studies.boxes) == 0
 
@@ -78,7 +80,9 @@ def test_a_value_outside_of_the_code_is_refused(tmp_path):
         read_chexpert(tmp_path)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchxrayvision") is None, reason="torchxrayvision is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchxrayvision") is None, reason="torchxrayvision is not installed"
+)
 def test_the_table_that_torchxrayvision_carries():
     folder = Path(next(iter(importlib.util.find_spec("torchxrayvision").submodule_search_locations))) / "data"
     studies = read_chexpert(folder)

@@ -15,7 +15,7 @@ from cxrlib.errors import CxrError
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with nothing to complain about: follow-up numbers as in the file names, sizes as NIH's, box in test."""
+    """A folder with nothing to complain about: names, sizes, labels, boxes and splits all agree."""
     rows = tuple((image, labels, int(image[9:12]), *rest) for image, labels, _, *rest in ROWS)
     return write_nih(tmp_path / "nih", size=1024, rows=rows)
 
@@ -95,15 +95,24 @@ ERRORS = {
     cut_off: "00000002_000.png is cut off -> copy or download it again",
     empty_file: "00000002_000.png is empty (0 bytes) -> copy or download it again",
     odd_size: "1 files have another size than 1024 x 1024 (00000002_000.png: 1024 x 700)",
-    older_labels: "1 of 1 boxes contradict their image's labels (2017 table) -> use NIH's newer table, Data_Entry_2017_v2020.csv",
-    one_patient_in_two_splits: "1 patients are in train_val_list.txt and in test_list.txt (such as patient 1)",
+    older_labels: (
+        "1 of 1 boxes contradict their image's labels (2017 table) -> use NIH's newer table, "
+        "Data_Entry_2017_v2020.csv"
+    ),
+    one_patient_in_two_splits: (
+        "1 patients are in train_val_list.txt and in test_list.txt (such as patient 1)"
+    ),
     one_image_in_two_splits: "1 images are in both",
-    box_in_training: "1 images with boxes are in train_val (00000003_000.png) -> use NIH's official split lists",
+    box_in_training: (
+        "1 images with boxes are in train_val (00000003_000.png) -> use NIH's official split lists"
+    ),
     box_outside: "1 boxes reach outside of their image (00000003_000.png)",
     another_patients_image: "1 rows give an image to another patient than its name does (00000004_000.png)",
     unknown_label: "'Hernea' is none of the 14 NIH findings",
     some_of_the_twelve: "only 4 of NIH's 12 image folders are there, images_004, images_006",
-    other_names: "none of the table's 6 images is here, though 6 image files are (such as film_00000001_000.png)",
+    other_names: (
+        "none of the table's 6 images is here, though 6 image files are (such as film_00000001_000.png)"
+    ),
 }
 
 
@@ -152,7 +161,9 @@ def test_what_is_to_be_thought_about(folder):
 def test_notes_on_pixel_modes(folder):
     images = folder / "images"
     Image.open(images / ROWS[0][0]).convert("RGBA").save(images / ROWS[0][0])
-    Image.fromarray(np.asarray(Image.open(images / ROWS[1][0])).astype(np.uint16) * 16).save(images / ROWS[1][0])
+    Image.fromarray(np.asarray(Image.open(images / ROWS[1][0])).astype(np.uint16) * 16).save(
+        images / ROWS[1][0]
+    )
     notes = said(folder, NOTE)
     assert "1 files are RGBA: read as grey (00000002_000.png)" in notes
     assert "1 files have 16 bits: scaled to 8 when they are read (00000001_000.png)" in notes

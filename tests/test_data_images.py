@@ -1,4 +1,4 @@
-"""Decoding films of every kind, telling damaged ones, fitting them into squares, and spotting inverted ones."""
+"""Decoding films of every kind, telling damaged ones, fitting into squares, spotting inverted ones."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,9 @@ def test_colour_becomes_luminance(tmp_path):
     assert abs(int(grey[0, 0]) - 0.299 * 200) <= 1 and abs(int(grey[3, 0]) - 0.587 * 200) <= 1
 
 
-@pytest.mark.parametrize(("highest", "depth"), [(255, 8), (256, 10), (1023, 10), (4095, 12), (16383, 14), (65535, 16)])
+@pytest.mark.parametrize(
+    ("highest", "depth"), [(255, 8), (256, 10), (1023, 10), (4095, 12), (16383, 14), (65535, 16)]
+)
 def test_deeper_files_are_scaled_by_their_bit_depth(tmp_path, highest, depth):
     deep = np.linspace(0, highest, 1200).reshape(30, 40).round().astype(np.uint16)
     grey = pixels(saved(tmp_path, Image.fromarray(deep)))
@@ -101,7 +103,11 @@ def write_dicom(path, values: np.ndarray, *, photometric: str, bits: int, **attr
     dataset = pydicom.Dataset()
     dataset.file_meta = meta
     dataset.Rows, dataset.Columns = values.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, photometric, 0
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = (
+        1,
+        photometric,
+        0,
+    )
     dataset.BitsStored, dataset.HighBit, dataset.BitsAllocated = bits, bits - 1, 8 * values.itemsize
     dataset.PixelData = values.tobytes()
     for name, value in attributes.items():
@@ -111,7 +117,9 @@ def write_dicom(path, values: np.ndarray, *, photometric: str, bits: int, **attr
 
 @pytest.mark.parametrize("bits", [8, 12])
 def test_dicom_polarity_and_depth(tmp_path, bits):
-    values = np.linspace(0, 2**bits - 1, 1200).reshape(30, 40).round().astype(np.uint16 if bits > 8 else np.uint8)
+    values = (
+        np.linspace(0, 2**bits - 1, 1200).reshape(30, 40).round().astype(np.uint16 if bits > 8 else np.uint8)
+    )
     grey = {}
     for photometric in ("MONOCHROME1", "MONOCHROME2"):
         write_dicom(tmp_path / f"{photometric}.dcm", values, photometric=photometric, bits=bits)
@@ -128,7 +136,9 @@ def test_dicom_window_and_rescale(tmp_path):
         WindowCenter=1000, WindowWidth=1000, RescaleSlope=1, RescaleIntercept=-500,
     )  # fmt: skip
     grey = pixels(tmp_path / "a.dcm")
-    assert (grey[values <= 1000] == 0).all() and (grey[values >= 2001] == 255).all()  # 500..1500 after the rescale
+    assert (grey[values <= 1000] == 0).all() and (
+        grey[values >= 2001] == 255
+    ).all()  # 500..1500 after the rescale
     np.testing.assert_allclose(grey[abs(values.astype(int) - 1500) < 4], 127.5, atol=2)
 
 
@@ -155,7 +165,9 @@ def test_boxes_come_back_from_the_store_frame(width, height, size):
     rng = np.random.default_rng(width + size)
     boxes = rng.uniform(0, 1, (50, 4)) * np.tile([width, height], 2)
     there = to_store(boxes, width=width, height=height, size=size)
-    np.testing.assert_allclose(to_original(there, width=width, height=height, size=size), boxes, atol=1e-9 * max(width, height))
+    np.testing.assert_allclose(
+        to_original(there, width=width, height=height, size=size), boxes, atol=1e-9 * max(width, height)
+    )
     place = fit(width, height, size)
     whole = to_store([0, 0, width, height], width=width, height=height, size=size)
     assert whole.tolist() == pytest.approx([place.x, place.y, place.x + place.width, place.y + place.height])
@@ -165,7 +177,9 @@ def test_boxes_come_back_from_the_store_frame(width, height, size):
 def test_inverted_films(real_folder):
     names = sorted((real_folder / "nih" / "images").glob("*.png"))
     small = {name.name: np.asarray(decode(name).image.reduce(16)) for name in names[::4]} | {
-        "00017625_000.png": np.asarray(decode(real_folder / "nih" / "images" / "00017625_000.png").image.reduce(16))
+        "00017625_000.png": np.asarray(
+            decode(real_folder / "nih" / "images" / "00017625_000.png").image.reduce(16)
+        )
     }
     assert [name for name, grey in small.items() if looks_inverted(grey)] == ["00017625_000.png"]
     turned = [looks_inverted(255 - grey) for name, grey in small.items() if name != "00017625_000.png"]
@@ -185,9 +199,14 @@ def test_resizing_is_torchvisions_antialiased_filter(tmp_path):
     grey = film(200, 5)
     ours = np.asarray(grey.resize((56, 56), Image.Resampling.BILINEAR)).astype(int)
     theirs = torch.nn.functional.interpolate(
-        torch.from_numpy(np.asarray(grey).astype(np.float32))[None, None], (56, 56), mode="bilinear", antialias=True
+        torch.from_numpy(np.asarray(grey).astype(np.float32))[None, None],
+        (56, 56),
+        mode="bilinear",
+        antialias=True,
     )[0, 0]
-    assert np.abs(ours - theirs.numpy()).max() <= 1  # Pillow rounds to whole grey levels between its two passes
+    assert (
+        np.abs(ours - theirs.numpy()).max() <= 1
+    )  # Pillow rounds to whole grey levels between its two passes
 
 
 def test_a_transparent_palette(tmp_path):

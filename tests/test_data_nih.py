@@ -63,7 +63,9 @@ def test_gzipped_tables_in_another_folder(tmp_path):
     assert len(studies) == 6 and len(studies.boxes) == 1 and len(studies.where(split="test")) == 2
 
 
-@pytest.mark.parametrize("header", ["Image Index,Finding Label,Bbox [x,y,w,h],,,", "Image Index,Finding Label,x,y,w,h"])
+@pytest.mark.parametrize(
+    "header", ["Image Index,Finding Label,Bbox [x,y,w,h],,,", "Image Index,Finding Label,x,y,w,h"]
+)
 @pytest.mark.parametrize("tail", ["", ",,,"])
 def test_both_box_headers(tmp_path, header, tail):
     (tmp_path / "boxes.csv").write_text(f"{header}\n{BOXES}{tail}\n")
@@ -101,7 +103,9 @@ def test_a_part_of_the_images_cuts_the_table_and_says_so(tmp_path):
 def test_an_image_in_two_places_is_noted(tmp_path):
     write_nih(tmp_path, twelve=True)
     film(64, 7).save(tmp_path / "images_012" / "images" / "00000001_000.png")
-    assert any("images_002/images/00000001_000.png and in images_012" in note for note in read_nih(tmp_path).notes)
+    assert any(
+        "images_002/images/00000001_000.png and in images_012" in note for note in read_nih(tmp_path).notes
+    )
 
 
 def test_repeated_rows(tmp_path):
@@ -165,13 +169,17 @@ BOXES_PER_FINDING = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchxrayvision") is None, reason="torchxrayvision is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchxrayvision") is None, reason="torchxrayvision is not installed"
+)
 def test_the_whole_table_that_torchxrayvision_carries():
     studies = packaged_tables()
     assert len(studies) == 112_120 and studies.table["patient"].nunique() == 30_805
     assert studies.generation == "v2020" and len(contradicted_boxes(studies)) == 0
     sums = studies.table[list(NIH_FINDINGS)].sum()
-    assert {name: int(sums[name]) for name in NIH_FINDINGS} == {name: sum(pair) for name, pair in POSITIVES.items()}
+    assert {name: int(sums[name]) for name in NIH_FINDINGS} == {
+        name: sum(pair) for name, pair in POSITIVES.items()
+    }
     assert int((studies.labels_NC().sum(axis=1) == 0).sum()) == 50_500 + 9_861
     assert studies.boxes["finding"].value_counts().to_dict() == BOXES_PER_FINDING
     assert studies.boxes["image"].nunique() == 880
@@ -182,7 +190,10 @@ def test_the_official_split(real_folder, tmp_path):
     studies = read_nih(tmp_path, metadata=real_folder / "nih")
     parts = {split: studies.table.iloc[studies.where(split=split)] for split in ("train_val", "test")}
     assert {split: len(part) for split, part in parts.items()} == {"train_val": 86_524, "test": 25_596}
-    assert {split: part["patient"].nunique() for split, part in parts.items()} == {"train_val": 28_008, "test": 2_797}
+    assert {split: part["patient"].nunique() for split, part in parts.items()} == {
+        "train_val": 28_008,
+        "test": 2_797,
+    }
     for name, counts in POSITIVES.items():
         assert tuple(int(parts[split][name].sum()) for split in ("train_val", "test")) == counts
     assert set(studies.boxes["image"]) <= set(parts["test"]["image"])

@@ -19,7 +19,7 @@ from cxrlib.metrics import (
 
 
 def made_up(seed: int, *, n: int = 211, classes: int = 3, levels: int | None = None):
-    """Scores (of few levels, so with ties, if asked), targets with gaps, and patients with one to many images."""
+    """Scores (with ties if `levels` is given), targets with gaps, and patients with one to many images."""
     rng = np.random.default_rng(seed)
     targets_NC = (rng.random((n, classes)) < np.linspace(0.5, 0.1, classes)).astype(float)
     scores_NC = rng.normal(size=(n, classes)) + targets_NC
@@ -88,7 +88,9 @@ def test_roc_points(levels):
     score, target = scores_NC[:, 0], targets_NC[:, 0]
     points = roc_points(score, target)
     known = ~np.isnan(target)
-    false_positive, true_positive, thresholds = roc_curve(target[known], score[known], drop_intermediate=False)
+    false_positive, true_positive, thresholds = roc_curve(
+        target[known], score[known], drop_intermediate=False
+    )
     np.testing.assert_allclose(points.false_positive_rate, false_positive, atol=1e-12)
     np.testing.assert_allclose(points.true_positive_rate, true_positive, atol=1e-12)
     np.testing.assert_array_equal(points.thresholds, thresholds)
@@ -104,7 +106,9 @@ def test_a_published_networks_predictions(real_folder):
     scores_NC, targets_NC = scores.iloc[:, 1:].to_numpy(float), labels.iloc[:, 1:].to_numpy(float)
     values = auroc(scores_NC, targets_NC)
     np.testing.assert_allclose(values, expected["auc_sklearn"], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(average_precision(scores_NC, targets_NC), expected["ap_sklearn"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        average_precision(scores_NC, targets_NC), expected["ap_sklearn"], rtol=0, atol=1e-12
+    )
     assert macro(values)[0] == pytest.approx(0.833516953637006, abs=1e-12) and macro(values)[1] == 14
     interval = bootstrap_by_patient(scores_NC, targets_NC, labels["Image Index"].str[:8], resamples=200)
     assert ((interval.low < values) & (values < interval.high)).all() and (interval.undefined == 0).all()
@@ -137,11 +141,14 @@ def test_bootstrap_counts_what_is_undefined():
 
 
 def test_bootstrap_draws_patients_not_images():
-    # Copying every image ten times within its patient adds no information, so the interval must stay what it was.
+    # Copying every image ten times within its patient adds no information, so the interval must stay what it
+    # was.
     scores_NC, targets_NC, _ = made_up(2, n=80)
     patients_N = np.arange(80)
     one = bootstrap_by_patient(scores_NC, targets_NC, patients_N, resamples=300)
-    many = bootstrap_by_patient(*(np.repeat(a, 10, axis=0) for a in (scores_NC, targets_NC, patients_N)), resamples=300)
+    many = bootstrap_by_patient(
+        *(np.repeat(a, 10, axis=0) for a in (scores_NC, targets_NC, patients_N)), resamples=300
+    )
     np.testing.assert_allclose(one.low, many.low, atol=1e-12)
     np.testing.assert_allclose(one.high, many.high, atol=1e-12)
 
@@ -184,12 +191,16 @@ def test_iou_against_pycocotools():
 def test_iou_by_hand():
     a = [[0, 0, 4, 2], [10, 10, 10, 12]]
     b = [[2, 0, 6, 2], [4, 0, 5, 2], [0, 0, 4, 2], [10, 10, 10, 12]]
-    np.testing.assert_allclose(iou_xyxy(a, b), [[4 / 12, 0, 1, 0], [0, 0, 0, np.nan]])  # half-open: touching is no overlap
+    np.testing.assert_allclose(
+        iou_xyxy(a, b), [[4 / 12, 0, 1, 0], [0, 0, 0, np.nan]]
+    )  # half-open: touching is no overlap
     assert iou_xyxy(np.zeros((0, 4)), b).shape == (0, 4)
 
 
 def test_iou_of_genuine_detections(real_folder):
-    table = pd.read_csv(real_folder / "peers" / "ibzzo_detection" / "expected_iou_iobb_pycocotools.csv").dropna()
+    table = pd.read_csv(
+        real_folder / "peers" / "ibzzo_detection" / "expected_iou_iobb_pycocotools.csv"
+    ).dropna()
     p, g = (table[[f"{k}x", f"{k}y", f"{k}w", f"{k}h"]].to_numpy() for k in "pg")
     p, g = (np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) for box in (p, g))
     np.testing.assert_allclose(np.diag(iou_xyxy(p, g)), table["iou"], atol=1e-9)

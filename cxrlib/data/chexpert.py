@@ -1,4 +1,4 @@
-"""CheXpert's tables. Source: Irvin et al. 2019; the odd rows below were each seen in the genuine train.csv."""
+"""CheXpert's tables (Irvin et al. 2019); each odd row below was seen in the genuine train.csv."""
 
 import os
 from collections.abc import Mapping
@@ -29,17 +29,20 @@ def chexpert_tables(folder: Path) -> dict[str, Path]:
 def read_chexpert(
     folder: str | os.PathLike, *, uncertain: str | Mapping[str, str] = "nan", blank: str = "zeros"
 ) -> Studies:
-    """Reads a CheXpert folder (`CheXpert-v1.0` or `CheXpert-v1.0-small`): `train.csv`, `valid.csv` and their images.
+    """Reads a CheXpert folder (`CheXpert-v1.0` or `CheXpert-v1.0-small`): `train.csv`, `valid.csv` and their
+    images.
 
-    `train.csv` becomes the split "train_val"; `valid.csv`, the 234 images that three radiologists read and on which results
-    are reported, becomes "test". Frontal or lateral is taken from its column, not from the file's name; the view is "lateral",
-    or what the AP/PA column says: PA, AP and, in 17 frontal rows, LL or RL. The sex `Unknown` becomes NaN. The age 0
-    is kept, since it may be an infant's, and noted: de-identification may have written it too.
+    `train.csv` becomes the split "train_val"; `valid.csv`, the 234 images that three radiologists read and on
+    which results are reported, becomes "test". Frontal or lateral is taken from its column, not from the
+    file's name; the view is "lateral", or what the AP/PA column says: PA, AP and, in 17 frontal rows, LL or
+    RL. The sex `Unknown` becomes NaN. The age 0 is kept, since it may be an infant's, and noted:
+    de-identification may have written it too.
 
     Args:
         folder: The folder that holds the tables.
-        uncertain: What -1 becomes: "nan" (left out of loss and metric), "ones" or "zeros"; or a policy per observation,
-            such as {"Atelectasis": "ones", "Edema": "ones"}, with "nan" for those that it does not name.
+        uncertain: What -1 becomes: "nan" (left out of loss and metric), "ones" or "zeros"; or a policy per
+            observation, such as {"Atelectasis": "ones", "Edema": "ones"}, with "nan" for those that it does
+            not name.
         blank: What an unmentioned observation becomes: "zeros" (as in Irvin et al.) or "nan".
 
     Returns:
@@ -54,7 +57,9 @@ def read_chexpert(
         raise CxrError(f"blank={blank!r} is unknown: use 'zeros' or 'nan'")
     files = chexpert_tables(root)
     if not files:
-        raise CxrError(f"neither train.csv nor valid.csv lies in {root}: give the folder CheXpert-v1.0 or -small")
+        raise CxrError(
+            f"neither train.csv nor valid.csv lies in {root}: give the folder CheXpert-v1.0 or -small"
+        )
     notes = [f"uncertain labels become {uncertain}, unmentioned ones become {blank}"]
     parts = []
     for split, path in files.items():
@@ -78,7 +83,9 @@ def read_chexpert(
 
 
 def _policies(uncertain: str | Mapping[str, str]) -> dict[str, float]:
-    wanted = dict.fromkeys(CHEXPERT_OBSERVATIONS, uncertain) if isinstance(uncertain, str) else dict(uncertain)
+    wanted = (
+        dict.fromkeys(CHEXPERT_OBSERVATIONS, uncertain) if isinstance(uncertain, str) else dict(uncertain)
+    )
     for name, policy in wanted.items():
         if name not in CHEXPERT_OBSERVATIONS:
             raise CxrError(f"{name!r} is no CheXpert observation: use {', '.join(CHEXPERT_OBSERVATIONS)}")
@@ -93,7 +100,9 @@ def _read_table(
     try:
         raw = pd.read_csv(path, dtype={"Path": str, "Sex": str, "Frontal/Lateral": str, "AP/PA": str})
     except (OSError, EOFError, ValueError) as error:
-        raise CxrError(f"{path} cannot be read as a table ({str(error).strip()}): download it again") from None
+        raise CxrError(
+            f"{path} cannot be read as a table ({str(error).strip()}): download it again"
+        ) from None
     needed = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_OBSERVATIONS]
     missing = [name for name in needed if name not in raw]
     if missing:
@@ -113,7 +122,9 @@ def _read_table(
     view = raw["AP/PA"].fillna("").astype(object).where(frontal, "lateral")
     odd = frontal & ~raw["AP/PA"].isin(["AP", "PA"])
     if odd.any():
-        notes.append(f"{int(odd.sum())} frontal rows of {path.name} have a view other than AP or PA, and keep it")
+        notes.append(
+            f"{int(odd.sum())} frontal rows of {path.name} have a view other than AP or PA, and keep it"
+        )
     sex = raw["Sex"].str[:1].where(raw["Sex"].isin(["Male", "Female"])).astype(object)
     if sex.isna().any():
         notes.append(f"{int(sex.isna().sum())} rows of {path.name} have an unknown sex")
@@ -124,9 +135,13 @@ def _read_table(
     labels = {}
     for name in CHEXPERT_OBSERVATIONS:
         value = pd.to_numeric(raw[name], errors="coerce").to_numpy(float, copy=True)
-        strange = (np.isnan(value) & raw[name].notna().to_numpy()) | ~np.isin(value, (1, 0, -1)) & ~np.isnan(value)
+        strange = (np.isnan(value) & raw[name].notna().to_numpy()) | ~np.isin(value, (1, 0, -1)) & ~np.isnan(
+            value
+        )
         if strange.any():
-            raise CxrError(f"{path} has {raw[name][strange].iloc[0]} under {name}: only 1, 0, -1 and blank are known")
+            raise CxrError(
+                f"{path} has {raw[name][strange].iloc[0]} under {name}: only 1, 0, -1 and blank are known"
+            )
         unmentioned = np.isnan(value)
         value[value == -1] = policy[name]
         value[unmentioned] = 0.0 if blank == "zeros" else np.nan
@@ -149,7 +164,7 @@ def _read_table(
 
 
 def _locate(image: pd.Series, root: Path, notes: list[str]) -> tuple[pd.Series, np.ndarray]:
-    """Paths below the root, and which rows to keep: those with a file, or all where there is no file at all."""
+    """Paths below the root, and the rows to keep: those with a file, or all if there is no file."""
     present = np.zeros(len(image), bool)
     if (root / "train").is_dir() or (root / "valid").is_dir():
         present = np.fromiter((os.path.exists(root / name) for name in image), bool, len(image))
@@ -157,5 +172,7 @@ def _locate(image: pd.Series, root: Path, notes: list[str]) -> tuple[pd.Series, 
         notes.append("no image of the table lies here: the table is kept whole, without paths")
         return pd.Series("", index=image.index, dtype=object), np.ones(len(image), bool)
     if not present.all():
-        notes.append(f"{int(present.sum())} of the table's {len(image)} images are here: the table is cut down to them")
+        notes.append(
+            f"{int(present.sum())} of the table's {len(image)} images are here: the table is cut down to them"
+        )
     return image, present

@@ -1,4 +1,4 @@
-"""`python -m cxrlib doctor FOLDER`: what is missing, broken or surprising in a data folder, and how to mend it."""
+"""`python -m cxrlib doctor FOLDER`: what is missing, broken or surprising, and how to mend it."""
 
 import os
 import sys
@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cxrlib.data.check_files import check_files
 from cxrlib.data.checks import (
     ERROR,
     NOTE,
     WARNING,
     Complaint,
     check_boxes,
-    check_files,
     check_names,
     check_patients,
     check_presence,
@@ -24,7 +24,8 @@ from cxrlib.data.checks import (
 )
 from cxrlib.data.chexpert import chexpert_tables, read_chexpert
 from cxrlib.data.folders import find_images, first_file, require_folder, search_places
-from cxrlib.data.nih import BOX_FRAME, choose_labels, read_boxes, read_label_table
+from cxrlib.data.nih import BOX_FRAME, choose_labels
+from cxrlib.data.nih_tables import read_boxes, read_label_table
 from cxrlib.data.splits import read_split_list
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
@@ -44,8 +45,8 @@ def examine(
     Args:
         folder: What to look at.
         metadata: A second folder in which NIH's tables may lie.
-        against: Stores or lists of image names. One of them must share no patient with this folder's images; several must
-            share none with each other.
+        against: Stores or lists of image names. One of them must share no patient with this folder's images;
+            several must share none with each other.
         full: Decode every image instead of looking at its header and its end.
         workers: Threads.
         progress: Show a bar on stderr.
@@ -63,8 +64,12 @@ def examine(
         read = _examine_chexpert if chexpert_tables(root) else _examine_nih
         complaints, table, is_nih = read(root, metadata)
         paths, lateral = _files(root, table)
-        with tqdm(total=len(paths), unit="image", desc="doctor", disable=not progress, file=sys.stderr) as bar:
-            complaints += check_files(paths, lateral, full=full, is_nih=is_nih, workers=workers, tick=bar.update)
+        with tqdm(
+            total=len(paths), unit="image", desc="doctor", disable=not progress, file=sys.stderr
+        ) as bar:
+            complaints += check_files(
+                paths, lateral, full=full, is_nih=is_nih, workers=workers, tick=bar.update
+            )
     if against:
         complaints += _examine_against(root, table, tuple(map(Path, against)))
     order = (ERROR, WARNING, NOTE)
@@ -72,7 +77,7 @@ def examine(
 
 
 def _files(root: Path, table: pd.DataFrame | None) -> tuple[list[Path], list[bool]]:
-    """The files to look at, and whether each is a lateral view: those of the table, or without a table all that lie here."""
+    """The table's files (without a table, all that lie here), and whether each is a lateral view."""
     if table is not None and "path" in table:  # CheXpert's reader has looked for them
         here = table[table["path"] != ""]
         return [root / path for path in here["path"]], here["view"].eq("lateral").tolist()
@@ -87,11 +92,17 @@ def _examine_store(root: Path) -> tuple[list[Complaint], pd.DataFrame | None]:
     except CxrError as error:
         what, _, mend = str(error).rpartition(": ")
         return [Complaint(ERROR, what, mend)], None
-    complaints = [Complaint(NOTE, f"a store of {store.n} images of {store.size} x {store.size}; every checksum holds")]
+    complaints = [
+        Complaint(NOTE, f"a store of {store.n} images of {store.size} x {store.size}; every checksum holds")
+    ]
     if store.left_out:
         names = some((image for image, _ in store.left_out), limit=10)
         complaints.append(
-            Complaint(WARNING, f"{len(store.left_out)} images were left out ({names})", "mend them, and prepare again")
+            Complaint(
+                WARNING,
+                f"{len(store.left_out)} images were left out ({names})",
+                "mend them, and prepare again",
+            )
         )
     parts = _split_parts(store.table)
     return complaints + check_patients(parts), store.table
@@ -104,7 +115,13 @@ def _examine_chexpert(root: Path, metadata: object) -> tuple[list[Complaint], pd
         return [_from_error(error)], None, False
     complaints = [Complaint(NOTE, note) for note in studies.notes]
     if (studies.table["path"] == "").all():
-        complaints.append(Complaint(ERROR, "no image of the table is here", "unpack CheXpert's train/ and valid/ beside the tables"))
+        complaints.append(
+            Complaint(
+                ERROR,
+                "no image of the table is here",
+                "unpack CheXpert's train/ and valid/ beside the tables",
+            )
+        )
     return complaints + check_patients(_split_parts(studies.table)), studies.table, False
 
 
@@ -117,7 +134,10 @@ def _examine_nih(root: Path, metadata: object) -> tuple[list[Complaint], pd.Data
         table, generation, more = read_label_table(file)
     except CxrError as error:
         return [*complaints, _from_error(error)], None, not is_phantom
-    complaints += [Complaint(NOTE, note) for note in (f"labels: generation {generation}, from {file.name}", *notes, *more)]
+    complaints += [
+        Complaint(NOTE, note)
+        for note in (f"labels: generation {generation}, from {file.name}", *notes, *more)
+    ]
     frame = ("detector_width", "detector_height") if is_phantom else (BOX_FRAME, BOX_FRAME)
     for name, value in zip(("width", "height"), frame):
         table[name] = table[value] if is_phantom else value
@@ -128,7 +148,9 @@ def _examine_nih(root: Path, metadata: object) -> tuple[list[Complaint], pd.Data
     box_file = first_file(places, "BBox_List*.csv", "BBox_List*.csv.gz")
     if box_file is None:
         mend = "put NIH's BBox_List_2017.csv into the folder"
-        complaints.append(Complaint(WARNING, "there is no table of boxes: localization cannot be scored", mend))
+        complaints.append(
+            Complaint(WARNING, "there is no table of boxes: localization cannot be scored", mend)
+        )
     else:
         try:
             boxes = read_boxes(box_file)
@@ -139,7 +161,7 @@ def _examine_nih(root: Path, metadata: object) -> tuple[list[Complaint], pd.Data
 
 
 def _examine_splits(table: pd.DataFrame, places: list[Path]) -> list[Complaint]:
-    """Fills `table["split"]` from the lists, and complains about lists that are missing, incomplete or overlapping."""
+    """Fills `table["split"]`, and complains about lists that are missing, incomplete or overlapping."""
     complaints = []
     parts: dict[str, dict[str, str]] = {}
     patient_of_image = dict(zip(table["image"], table["patient"]))
@@ -164,8 +186,12 @@ def _examine_splits(table: pd.DataFrame, places: list[Path]) -> list[Complaint]:
     table["split"] = split
     outside = np.flatnonzero(split == "")
     if len(parts) == 2 and len(outside):
-        what = f"{len(outside)} images of the table are in neither list ({some(table['image'].iloc[outside])})"
-        complaints.append(Complaint(WARNING, what, "use complete lists; until then these images belong to no split"))
+        what = (
+            f"{len(outside)} images of the table are in neither list ({some(table['image'].iloc[outside])})"
+        )
+        complaints.append(
+            Complaint(WARNING, what, "use complete lists; until then these images belong to no split")
+        )
     return complaints + check_patients(parts)
 
 
@@ -202,14 +228,21 @@ def _from_error(error: CxrError) -> Complaint:
 
 def add_parser(subparsers) -> None:
     """Adds the command `doctor`."""
-    parser = subparsers.add_parser("doctor", help="say what is missing, broken or surprising in a data folder")
+    parser = subparsers.add_parser(
+        "doctor", help="say what is missing, broken or surprising in a data folder"
+    )
     parser.add_argument("folder", help="NIH-layout, CheXpert or phantom folder, or a store")
     parser.add_argument("--metadata", help="another folder with the tables and split lists")
     parser.add_argument(
         "--against", nargs="+", default=[], metavar="STORE_OR_LIST",
-        help="stores or lists of image names: one must share no patient with this folder, several none with each other",
+        help=(
+            "stores or lists of image names: one must share no patient with this folder, several none "
+            "with each other"
+        ),
     )  # fmt: skip
-    parser.add_argument("--full", action="store_true", help="decode every image (slow), and look for inverted films")
+    parser.add_argument(
+        "--full", action="store_true", help="decode every image (slow), and look for inverted films"
+    )
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1), help="threads")
     parser.set_defaults(run=run)
 
@@ -217,13 +250,20 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     """Prints the complaints. Exit code 1 if something must be mended, else 0."""
     complaints = examine(
-        args.folder, metadata=args.metadata, against=tuple(args.against), full=args.full, workers=args.workers, progress=True
+        args.folder,
+        metadata=args.metadata,
+        against=tuple(args.against),
+        full=args.full,
+        workers=args.workers,
+        progress=True,
     )
     for complaint in complaints:
         print(f"{complaint.level:<8} {complaint.what}")
         if complaint.mend:
             print(f"         mend: {complaint.mend}")
-    errors, warnings = (sum(complaint.level == level for complaint in complaints) for level in (ERROR, WARNING))
+    errors, warnings = (
+        sum(complaint.level == level for complaint in complaints) for level in (ERROR, WARNING)
+    )
     if errors:
         print(f"\n{args.folder}: {errors} to mend, {warnings} to think about")
         return 1

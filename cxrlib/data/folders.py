@@ -11,7 +11,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
 
 def image_folders(folder: Path) -> list[Path]:
-    """Folders that may hold NIH images: `images/`, `images_001/images/` (or `images_001/`) to `_012`, and `folder` itself."""
+    """Where NIH images may lie: `images/`, `images_001/images/` (or `images_001/`) to 12, and `folder`."""
     parts = sorted(path for path in folder.glob("images*") if path.is_dir())
     nested = [part / "images" if (part / "images").is_dir() else part for part in parts]
     return [*nested, folder]
@@ -24,8 +24,8 @@ def find_images(folder: Path) -> tuple[dict[str, str], list[tuple[str, str, str]
         folder: The data set's folder.
 
     Returns:
-        A dictionary from file name to path below `folder` (forward slashes), and a list of `(name, kept, ignored)` for
-        names that lie in two places.
+        A dictionary from file name to path below `folder` (forward slashes), and a list of `(name, kept,
+        ignored)` for names that lie in two places.
     """
     found: dict[str, str] = {}
     twice: list[tuple[str, str, str]] = []
@@ -36,7 +36,8 @@ def find_images(folder: Path) -> tuple[dict[str, str], list[tuple[str, str, str]
             names = sorted(
                 entry.name
                 for entry in entries
-                if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+                if not entry.name.startswith(".")
+                and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
             )
         for name in names:
             if name in found:
@@ -47,7 +48,8 @@ def find_images(folder: Path) -> tuple[dict[str, str], list[tuple[str, str, str]
 
 
 def search_places(folder: Path, metadata: str | os.PathLike | None) -> list[Path]:
-    """Where tables may lie: `folder`, its `metadata/` and `splits/`, then the same three of the metadata folder.
+    """Where tables may lie: `folder`, its `metadata/` and `splits/`, then the same three of the metadata
+    folder.
 
     Raises:
         CxrError: The metadata folder does not exist.
@@ -64,7 +66,9 @@ def first_file(places: Iterable[Path], *patterns: str) -> Path | None:
     """The first file that matches the first pattern in any place, else the second pattern, and so on."""
     for pattern in patterns:
         for place in places:
-            matches = sorted(path for path in place.glob(pattern) if path.is_file() and not path.name.startswith("."))
+            matches = sorted(
+                path for path in place.glob(pattern) if path.is_file() and not path.name.startswith(".")
+            )
             if matches:
                 return matches[0]
     return None
@@ -87,7 +91,8 @@ def require_folder(folder: str | os.PathLike) -> Path:
 def read_folder(
     folder: str | os.PathLike, *, metadata: str | os.PathLike | None = None, uncertain: str = "nan"
 ) -> Studies:
-    """Reads a folder with the reader that fits it: CheXpert where there is a `train.csv`, NIH's layout otherwise.
+    """Reads a folder with the reader that fits it: CheXpert where there is a `train.csv`, NIH's layout
+    otherwise.
 
     Args:
         folder: The data set's folder.

@@ -1,8 +1,9 @@
-"""Where a pixel of the original lies in the store: the one place that knows how images are fitted into squares.
+"""Where a pixel of the original lies in the store: the one place that knows how images are fitted into
+squares.
 
-Our decision: the whole image is scaled so that its longer side fills the square, and the rest is padded with black, in
-equal parts on both sides. A crop would lose lung bases, and squeezing would change the ratio of heart to chest. NIH's
-images are square, so nothing is padded there.
+Our decision: the whole image is scaled so that its longer side fills the square, and the rest is padded with
+black, in equal parts on both sides. A crop would lose lung bases, and squeezing would change the ratio of
+heart to chest. NIH's images are square, so nothing is padded there.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 
 class Fit(NamedTuple):
-    """How a `width` x `height` image lies in a square: its scaled size, and the place of its top-left corner."""
+    """How an image lies in a square: its scaled size, and the place of its top-left corner."""
 
     width: int
     height: int

@@ -22,7 +22,8 @@ class Decoded(NamedTuple):
 
     Attributes:
         image: Pillow image in mode "L", bright where the film is (bone bright).
-        mode: How the file stores its pixels: a Pillow mode such as "L", "RGBA" or "I;16", or "MONOCHROME1" and its like.
+        mode: How the file stores its pixels: a Pillow mode such as "L", "RGBA" or "I;16", or "MONOCHROME1"
+            and its like.
     """
 
     image: Image.Image
@@ -32,17 +33,19 @@ class Decoded(NamedTuple):
 def decode(path: str | os.PathLike) -> Decoded:
     """Reads a PNG, JPEG or DICOM file as 8-bit grey.
 
-    * RGB, RGBA and palette images whose channels are equal give that channel; coloured ones give their luminance
-      (ITU-R 601). Transparent pixels are laid on black.
-    * 16-bit files are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds their largest value, so that
-      12-bit data in a 16-bit file keeps its contrast. No per-image stretching of the histogram.
-    * DICOM: modality LUT or rescale, then the VOI LUT or window of the file, if it has one; MONOCHROME1 is turned over.
+    * RGB, RGBA and palette images whose channels are equal give that channel; coloured ones give their
+      luminance (ITU-R 601). Transparent pixels are laid on black.
+    * 16-bit files are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds their largest value, so
+      that 12-bit data in a 16-bit file keeps its contrast. No per-image stretching of the histogram.
+    * DICOM: modality LUT or rescale, then the VOI LUT or window of the file, if it has one; MONOCHROME1 is
+      turned over.
 
     Args:
         path: The file.
 
     Raises:
-        CxrError: The file is missing, empty, cut off, not an image, or shows nothing; the message starts with its name.
+        CxrError: The file is missing, empty, cut off, not an image, or shows nothing; the message starts with
+            its name.
     """
     path = Path(path)
     try:
@@ -64,7 +67,8 @@ def decode(path: str | os.PathLike) -> Decoded:
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int, str]:
-    """Width, height and pixel mode from the file's header alone, without decoding (fast, and blind to a damaged rest).
+    """Width, height and pixel mode from the file's header alone, without decoding (fast, and blind to a
+    damaged rest).
 
     Raises:
         CxrError: The file is missing, empty, or has no readable header.
@@ -83,14 +87,17 @@ def read_size(path: str | os.PathLike) -> tuple[int, int, str]:
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
-    """Grey values of up to 16 bits as uint8 [Y, X], scaled by the smallest usual bit depth that holds the largest value.
+    """Grey values of up to 16 bits as uint8 [Y, X], scaled by the smallest usual bit depth that holds the
+    largest value.
 
     Raises:
         CxrError: A value is negative or above 65535.
     """
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise CxrError(f"its grey values lie in {low}..{high}, outside of 16 bits: convert it to 8 or 16 bits")
+        raise CxrError(
+            f"its grey values lie in {low}..{high}, outside of 16 bits: convert it to 8 or 16 bits"
+        )
     bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
     if bits == 8:
         return values.astype(np.uint8)
@@ -101,7 +108,9 @@ def to_uint8(values: np.ndarray) -> np.ndarray:
 def _decode_picture(data: bytes) -> Decoded:
     try:
         image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:  # its own message names a memory address, which would differ from run to run
+    except (
+        UnidentifiedImageError
+    ):  # its own message names a memory address, which would differ from run to run
         raise OSError("it does not begin as an image does") from None
     mode = image.mode
     image.load()
@@ -146,9 +155,13 @@ def _decode_dicom(data: bytes) -> Decoded:
         values = dataset.pixel_array
     except CxrError:
         raise
-    except Exception as error:  # pydicom and its decoders raise many kinds, and each means: this file cannot be read
+    except (
+        Exception
+    ) as error:  # pydicom and its decoders raise many kinds, and each means: this file cannot be read
         line = " ".join(str(error).split())[:200]
-        raise CxrError(f"pydicom cannot decode it ({line}): export it again, or install pydicom's decoders") from None
+        raise CxrError(
+            f"pydicom cannot decode it ({line}): export it again, or install pydicom's decoders"
+        ) from None
     if values.ndim == 3 and values.shape[-1] in (3, 4):
         return Decoded(_one_channel(Image.fromarray(np.ascontiguousarray(values[..., :3]))), mode)
     if values.ndim != 2:
@@ -156,7 +169,8 @@ def _decode_dicom(data: bytes) -> Decoded:
     values = apply_voi_lut(apply_modality_lut(values, dataset), dataset).astype(np.float64)
     has_window = "WindowCenter" in dataset or "VOILUTSequence" in dataset
     if has_window or values.min() < 0:
-        # A window's ends, or a rescaled range with negative values, have no bit depth to go by: use the range itself.
+        # A window's ends, or a rescaled range with negative values, have no bit depth to go by: use the range
+        # itself.
         spread = max(values.max() - values.min(), 1e-9)
         grey = np.rint((values - values.min()) * (255 / spread)).astype(np.uint8)
     else:

@@ -1,10 +1,12 @@
 """Whether a frontal radiograph is inverted (air white, bone black), with no tag saying so.
 
-Our decision: the film is compared with a drawing of a chest in six blobs: two dark lungs, a bright spine, a bright
-abdomen, and dark air above the shoulders. Their correlation is clearly negative for an inverted film. Measured, at
-the threshold below: of 1,508 NIH films (small copies, chosen by their labels) it finds the one that is inverted and none of
-the other 1,507; of those 1,507 turned over it finds 1,501. The blobs were placed while looking at those films, so expect
-somewhat worse elsewhere. It knows nothing of lateral views. That is why `prepare` turns nothing over unless asked to.
+Our decision: the film is compared with a drawing of a chest in six blobs: two dark lungs, a bright spine, a
+bright abdomen, and dark air above the shoulders. Their correlation is clearly negative for an inverted film.
+Measured, at
+the threshold below: of 1,508 NIH films (small copies, chosen by their labels) it finds the one that is
+inverted and none of the other 1,507; of those 1,507 turned over it finds 1,501. The blobs were placed while
+looking at those films, so expect somewhat worse elsewhere. It knows nothing of lateral views. That is why
+`prepare` turns nothing over unless asked to.
 """
 
 import functools
@@ -17,7 +19,8 @@ _SIDE = 32
 
 
 def chest_likeness(image_YX: np.ndarray) -> float:
-    """Correlation in [-1, 1] of a frontal radiograph with a schematic chest; about 0.5 for most, negative if inverted.
+    """Correlation in [-1, 1] of a frontal radiograph with a schematic chest; about 0.5 for most, negative if
+    inverted.
 
     Args:
         image_YX: uint8 [Y, X].

@@ -1,18 +1,15 @@
 """Decodes every image once, into a store of raw bytes that training reads at memory speed.
 
-The images are taken in blocks, in the table's order. Workers decode blocks; this process alone writes, one block after
-the other, and notes each in a journal once its bytes are on disk. So the store is the same for any number of workers,
-memory stays flat, and after a kill the journal says exactly which bytes to keep.
+The images are taken in blocks, in the table's order. Workers decode blocks; this process alone writes, one
+block after the other, and notes each in a journal once its bytes are on disk. So the store is the same for
+any number of workers, memory stays flat, and after a kill the journal says exactly which bytes to keep.
 """
 
 import collections
 import concurrent.futures
-import errno
 import hashlib
-import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -28,6 +25,7 @@ from tqdm import tqdm
 from cxrlib.data.folders import read_folder
 from cxrlib.data.frames import fit
 from cxrlib.data.images import decode
+from cxrlib.data.journal import Journal, Kept, check_space
 from cxrlib.data.polarity import looks_inverted
 from cxrlib.data.store import FORMAT_VERSION, ImageStore, finish_store
 from cxrlib.data.studies import Studies
@@ -38,24 +36,12 @@ INVERT = ("never", "auto", "always")
 
 
 class Item(NamedTuple):
-    """One image to decode: its file, the frame of its boxes (0 x 0 if that is the file's own size), and its polarity's care."""
+    """One image to decode: its file, its boxes' frame (0 x 0: the file's own), what `invert` does to it."""
 
     path: str
     width: int
     height: int
     invert: str
-
-
-class Kept(NamedTuple):
-    """What the store's index says about one image beside the table: its frame, its file, and whether it was turned over."""
-
-    row: int
-    width: int
-    height: int
-    file_width: int
-    file_height: int
-    mode: str
-    inverted: bool
 
 
 def prepare(
@@ -69,16 +55,19 @@ def prepare(
 ) -> ImageStore:
     """Writes a store of all images of `studies`, or finishes one that was begun.
 
-    An image that cannot be decoded is left out; its name and the reason are in `ImageStore.left_out`. Resizing is Pillow's
-    antialiased bilinear filter, the same to the pixel as torchvision's: no ringing beside bones and markers, as a filter
-    with negative lobes would draw. Non-square images are padded: see `cxrlib.data.frames`.
+    An image that cannot be decoded is left out; its name and the reason are in `ImageStore.left_out`.
+    Resizing is Pillow's antialiased bilinear filter, the same to the pixel as torchvision's: no ringing
+    beside bones and markers, as a filter with negative lobes would draw. Non-square images are padded: see
+    `cxrlib.data.frames`.
 
     Args:
         studies: From a reader. Every row must have a file.
-        out: The folder to write. If it holds a store begun with the same input and settings, that one is finished.
+        out: The folder to write. If it holds a store begun with the same input and settings, that one is
+            finished.
         size: Side of the stored images in pixels.
         workers: Processes that decode. The bytes written do not depend on it.
-        invert: "never", "always", or "auto": turn over the images that look inverted (see `cxrlib.data.polarity`).
+        invert: "never", "always", or "auto": turn over the images that look inverted (see
+            `cxrlib.data.polarity`).
         progress: Show a bar on stderr.
 
     Returns:
@@ -90,16 +79,22 @@ def prepare(
     if invert not in INVERT:
         raise CxrError(f"invert={invert!r} is unknown: use one of {', '.join(INVERT)}")
     if size < 8 or workers < 1:
-        raise CxrError(f"size is {size} and workers is {workers}: use a size of 8 or more and 1 worker or more")
+        raise CxrError(
+            f"size is {size} and workers is {workers}: use a size of 8 or more and 1 worker or more"
+        )
     if not len(studies) or (studies.table["path"] == "").all():
-        raise CxrError(f"no image of the table lies in {studies.root}: put images/ there, or run doctor on it")
+        raise CxrError(
+            f"no image of the table lies in {studies.root}: put images/ there, or run doctor on it"
+        )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     job = _job(studies, size, invert)
     if (out / "store.json").exists():
         store = ImageStore.open(out, verify="quick")
         if store.meta["job"] != job:
-            raise CxrError(f"{out} holds a store of other images or settings: remove it, or name another folder")
+            raise CxrError(
+                f"{out} holds a store of other images or settings: remove it, or name another folder"
+            )
         return store
 
     items = [
@@ -110,11 +105,13 @@ def prepare(
             height=int(height),
             invert="never" if invert == "auto" and view == "lateral" else invert,
         )
-        for path, width, height, view in studies.table[["path", "width", "height", "view"]].itertuples(index=False)
+        for path, width, height, view in studies.table[["path", "width", "height", "view"]].itertuples(
+            index=False
+        )
     ]
     blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
-    with _Journal(out, job, size) as journal:
-        _check_space(out, (len(items) * size * size) - journal.bytes_done)
+    with Journal(out, job, size) as journal:
+        check_space(out, (len(items) * size * size) - journal.bytes_done)
         todo = range(len(journal.blocks), len(blocks))
         bar = tqdm(
             total=len(items), initial=len(journal.blocks) * BLOCK, unit="image", desc="prepare",
@@ -139,8 +136,8 @@ def decode_block(items: list[Item], size: int) -> tuple[bytes, list[Kept], list[
     """Decodes one block.
 
     Returns:
-        The pixels of the good images one after the other, what is to be noted about each, and `(row, reason)` for each
-        image that is left out; rows are counted within the block.
+        The pixels of the good images one after the other, what is to be noted about each, and `(row, reason)`
+        for each image that is left out; rows are counted within the block.
     """
     pixels, kept, left_out = [], [], []
     for row, item in enumerate(items):
@@ -163,7 +160,8 @@ def _decode_one(item: Item, size: int) -> tuple[Image.Image, tuple[int, int], st
     if abs(image.width * frame[1] - image.height * frame[0]) > max(image.size) * max(frame) / min(image.size):
         name = os.path.basename(item.path)
         raise CxrError(
-            f"{name} is {image.width} x {image.height}, another shape than its boxes' frame {frame[0]} x {frame[1]}: "
+            f"{name} is {image.width} x {image.height}, another shape than its boxes' frame {frame[0]} x "
+            f"{frame[1]}: "
             "download the original again"
         )
     place = fit(*frame, size)
@@ -179,12 +177,13 @@ def _decode_one(item: Item, size: int) -> tuple[Image.Image, tuple[int, int], st
 
 
 def _decode_all(blocks: Iterator[list[Item]], size: int, workers: int) -> Iterator[tuple]:
-    """`decode_block` of each block in order, with at most two blocks in flight per worker, so that memory stays flat."""
+    """`decode_block` of each block in order. At most two blocks a worker are in flight: memory stays flat."""
     if workers == 1:
         for block in blocks:
             yield decode_block(block, size)
         return
-    # Not fork: this process may run threads (torch, a notebook), and a forked child can inherit a lock that nobody frees.
+    # Not fork: this process may run threads (torch, a notebook), and a forked child can inherit a lock that
+    # nobody frees.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
@@ -230,125 +229,32 @@ def _job(studies: Studies, size: int, invert: str) -> str:
     return digest.hexdigest()
 
 
-def _check_space(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise CxrError(
-            f"{out} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free: free some space or "
-            "name a folder on another disk"
-        )
-
-
-class _Journal:
-    """`images.u8` and the journal of its finished blocks: the part of the store that survives a kill.
-
-    Each line of the journal is one block: how many images, their SHA-256, what to note about them, and what was left out.
-    A line is written after the block's bytes are on disk, so bytes without a line are cut off on the next run.
-    """
-
-    def __init__(self, out: Path, job: str, size: int) -> None:
-        self.path, self.images = out / "journal.jsonl", out / "images.u8"
-        self.out, self.job, self.image_bytes = out, job, size * size
-        self.blocks: list[dict] = []
-
-    @property
-    def bytes_done(self) -> int:
-        return sum(block["n"] for block in self.blocks) * self.image_bytes
-
-    def __enter__(self) -> "_Journal":
-        self._journal = open(self.path, "a+b")
-        self._lock()
-        self._pixels = open(self.images, "a+b")
-        self._journal.seek(0)
-        lines = self._journal.read().split(b"\n")[:-1]  # a last line without its end was being written at the kill
-        good = 0
-        if lines and _parse(lines[0]) is not None:
-            if _parse(lines[0]).get("job") != self.job:
-                raise CxrError(f"{self.out} holds a store begun with other images or settings: remove it, or name another")
-            good = len(lines[0]) + 1
-            self._pixels.seek(0)
-            for line in lines[1:]:
-                block = _parse(line)
-                if block is None:
-                    break
-                if hashlib.sha256(self._pixels.read(block["n"] * self.image_bytes)).hexdigest() != block["sha256"]:
-                    break
-                self.blocks.append(block)
-                good += len(line) + 1
-        self._journal.truncate(good)
-        self._pixels.truncate(self.bytes_done)
-        if not good:
-            self._write_line({"job": self.job})
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pixels.close()
-        self._journal.close()
-
-    def append(self, pixels: bytes, kept: list[Kept], left_out: list[tuple[int, str]]) -> None:
-        try:
-            self._pixels.write(pixels)
-            self._pixels.flush()
-            os.fsync(self._pixels.fileno())
-            block = {
-                "n": len(kept),
-                "sha256": hashlib.sha256(pixels).hexdigest(),
-                "kept": [list(item) for item in kept],
-                "left_out": [list(item) for item in left_out],
-            }
-            self._write_line(block)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise CxrError(
-                f"the disk of {self.out} is full after {sum(block['n'] for block in self.blocks)} images: free some space "
-                "and run the same command again; what was finished is kept"
-            ) from None
-        self.blocks.append(block)
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-
-    def _write_line(self, value: dict) -> None:
-        self._journal.write(json.dumps(value).encode() + b"\n")
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows: nothing warns of a second run there
-            return
-        try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CxrError(f"another prepare is writing {self.out}: wait for it, or name another folder") from None
-
-
-def _parse(line: bytes) -> dict | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def add_parser(subparsers) -> None:
     """Adds the command `prepare`."""
     parser = subparsers.add_parser("prepare", help="decode a data set once, into a store that training reads")
     parser.add_argument("folder", help="NIH-layout, CheXpert or phantom folder")
-    parser.add_argument("out", help="folder to write the store to; run the same command again to finish a broken run")
-    parser.add_argument("--size", type=int, default=224, help="side of the stored images in pixels (default 224)")
+    parser.add_argument(
+        "out", help="folder to write the store to; run the same command again to finish a broken run"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, help="side of the stored images in pixels (default 224)"
+    )
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1), help="decoding processes")
     parser.add_argument("--metadata", help="another folder with the tables and split lists")
-    parser.add_argument("--uncertain", choices=("nan", "ones", "zeros"), default="nan", help="CheXpert's -1 becomes this")
-    parser.add_argument("--invert", choices=INVERT, default="never", help="turn over images with inverted polarity")
-    parser.add_argument("--allow-broken", action="store_true", help="exit with 0 even if images had to be left out")
+    parser.add_argument(
+        "--uncertain", choices=("nan", "ones", "zeros"), default="nan", help="CheXpert's -1 becomes this"
+    )
+    parser.add_argument(
+        "--invert", choices=INVERT, default="never", help="turn over images with inverted polarity"
+    )
+    parser.add_argument(
+        "--allow-broken", action="store_true", help="exit with 0 even if images had to be left out"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args, echo: Callable[[str], None] = print) -> int:
-    """Runs `prepare`. Exit code 0, or 3 if images were left out (the store is whole without them), or 130 when stopped."""
+    """Runs `prepare`. Exit code 0; 3 if images were left out of an otherwise whole store; 130 when stopped."""
     studies = read_folder(args.folder, metadata=args.metadata, uncertain=args.uncertain)
     for note in studies.notes:
         echo(f"note: {note}")
@@ -364,5 +270,8 @@ def run(args, echo: Callable[[str], None] = print) -> int:
     turned = int(store.table["inverted"].sum())
     if turned:
         echo(f"turned over: {turned} images (the column `inverted` of index.csv names them)")
-    echo(f"{args.out}: {store.n} images of {store.size} x {store.size}, {len(store.left_out)} left out, data {store.sha256}")
+    echo(
+        f"{args.out}: {store.n} images of {store.size} x {store.size}, {len(store.left_out)} left out, "
+        f"data {store.sha256}"
+    )
     return 3 if store.left_out and not args.allow_broken else 0

@@ -10,11 +10,14 @@ from cxrlib.data.studies import Studies
 from cxrlib.errors import CxrError
 
 
-def split_by_patient(studies: Studies | pd.DataFrame, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_by_patient(
+    studies: Studies | pd.DataFrame, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Holds out about `fraction` of the images, whole patients at a time.
 
-    Patients are drawn in a random order until the held-out part has the wanted number of images, so its size is right to
-    within one patient. The draw depends on the set of patients and the seed, not on the order of the rows.
+    Patients are drawn in a random order until the held-out part has the wanted number of images, so its size
+    is right to within one patient. The draw depends on the set of patients and the seed, not on the order of
+    the rows.
 
     Args:
         studies: Studies, or any table with a `patient` column.
@@ -66,7 +69,8 @@ def assert_patient_disjoint(table: pd.DataFrame, parts: dict[str, np.ndarray]) -
     if shared:
         patient, (first, second) = next(iter(shared.items()))
         raise CxrError(
-            f"{len(shared)} patients have images in two splits (patient {patient} is in {first} and in {second}): "
+            f"{len(shared)} patients have images in two splits (patient {patient} is in {first} and in "
+            f"{second}): "
             "scores would be too good; split by patient, or use the official lists"
         )
 

@@ -1,9 +1,10 @@
 """The image store: raw uint8 images in one file, their table beside it, and checksums over all of it.
 
-    images.u8    [N, size, size] bytes, row by row, no header
-    index.csv    the studies table, row N of it for image N, with the file's size and mode, and whether it was turned over
-    boxes.csv    boxes in original pixels (`width` x `height` of index.csv)
-    store.json   format version, size, n, findings, source, notes, a SHA-256 per block of images, and what was left out
+images.u8    [N, size, size] bytes, row by row, no header
+index.csv    the studies table, row N of it for image N, with the file's size and mode, and whether it was
+turned over boxes.csv    boxes in original pixels (`width` x `height` of index.csv)
+store.json   format version, size, n, findings, source, notes, a SHA-256 per block of images, and what was
+left out
 """
 
 import hashlib
@@ -54,7 +55,9 @@ class ImageStore:
         shape = (self.n, self.size, self.size)
         # numpy cannot map an empty file, and a store whose every image was broken is empty.
         self.images_NYX = (
-            np.memmap(folder / "images.u8", np.uint8, "r", shape=shape) if self.n else np.zeros(shape, np.uint8)
+            np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
+            if self.n
+            else np.zeros(shape, np.uint8)
         )
 
     @classmethod
@@ -63,8 +66,8 @@ class ImageStore:
 
         Args:
             folder: What `prepare` wrote.
-            verify: "quick" checks sizes, tables and the first and last block of images; "full" checks every byte (about
-                a second per GB); "none" checks sizes only.
+            verify: "quick" checks sizes, tables and the first and last block of images; "full" checks every
+                byte (about a second per GB); "none" checks sizes only.
 
         Raises:
             CxrError: The folder is no store, the store is unfinished, of another version, or damaged.
@@ -75,24 +78,32 @@ class ImageStore:
         if not (folder / "store.json").is_file():
             if (folder / "journal.jsonl").is_file():
                 raise CxrError(f"the store {folder} is unfinished: run the same prepare command again")
-            raise CxrError(f"{folder} is not a store (no store.json): make one with python -m cxrlib prepare FOLDER {folder}")
+            raise CxrError(
+                f"{folder} is not a store (no store.json): make one with python -m cxrlib prepare FOLDER "
+                f"{folder}"
+            )
         meta = read_json(folder / "store.json")
         if meta.get("format") != FORMAT_VERSION:
             raise CxrError(
-                f"the store {folder} has the format {meta.get('format')}, and this cxrlib reads {FORMAT_VERSION}: "
+                f"the store {folder} has the format {meta.get('format')}, and this cxrlib reads "
+                f"{FORMAT_VERSION}: "
                 "prepare it again"
             )
         _check(folder, meta, verify)
         store = cls(folder, meta)
         if len(store.table) != store.n:
-            raise CxrError(f"the store {folder} is damaged (index.csv has {len(store.table)} rows, not {store.n}): remake it")
+            raise CxrError(
+                f"the store {folder} is damaged (index.csv has {len(store.table)} rows, not {store.n}): "
+                "remake it"
+            )
         return store
 
     def __len__(self) -> int:
         return self.n
 
     def __reduce__(self):
-        # A memmap pickles as a copy of all its bytes; a data-loading worker must open the file itself instead.
+        # A memmap pickles as a copy of all its bytes; a data-loading worker must open the file itself
+        # instead.
         return type(self).open, (self.folder, "none")
 
     def image(self, index: int) -> np.ndarray:
@@ -165,7 +176,7 @@ def finish_store(out: Path, studies: Studies, blocks: Sequence[dict], *, job: st
 
 
 def _name_of(meta: dict) -> str:
-    """The hash that names the data: of all block and table hashes, so it can be checked without reading the pixels."""
+    """The hash that names the data: of all blocks' and tables' hashes, so that no pixel need be read."""
     parts = [meta["format"], meta["size"], meta["n"], meta["findings"], meta["files"], meta["blocks"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -174,7 +185,18 @@ def _check(folder: Path, meta: dict, verify: str) -> None:
     def damaged(what: str) -> CxrError:
         return CxrError(f"the store {folder} is damaged ({what}): remove it and prepare it again")
 
-    absent = {"size", "n", "findings", "files", "blocks", "left_out", "sha256", "job", "source", "generation"} - set(meta)
+    absent = {
+        "size",
+        "n",
+        "findings",
+        "files",
+        "blocks",
+        "left_out",
+        "sha256",
+        "job",
+        "source",
+        "generation",
+    } - set(meta)
     if absent:
         raise damaged(f"store.json lacks {', '.join(sorted(absent))}")
     for name in ("images.u8", "index.csv", "boxes.csv"):

@@ -17,13 +17,15 @@ SPLITS = ("train_val", "test", "")
 class Studies:
     """A data set's table, one row per image, with its boxes and where both came from.
 
-    Columns of `table`, in this order: `image` (unique name), `path` (relative to `root`; "" where the file is absent),
-    `patient` (str), `follow_up` (int), `age` (years, NaN where impossible or unknown), `sex` ("M", "F" or NaN),
-    `view` ("PA", "AP", "LL", "RL", "lateral", ... or ""), `split` ("train_val", "test" or ""), `width` and `height` (the
-    pixel frame that boxes are given in: 1024 x 1024 for NIH even where the files are smaller copies; 0 where it is the
-    file's own size), then one float column per finding with 1, 0 or NaN.
+    Columns of `table`, in this order: `image` (unique name), `path` (relative to `root`; "" where the file is
+    absent), `patient` (str), `follow_up` (int), `age` (years, NaN where impossible or unknown), `sex` ("M",
+    "F" or NaN), `view` ("PA", "AP", "LL", "RL", "lateral", ... or ""), `split` ("train_val", "test" or ""),
+    `width` and `height` (the
+    pixel frame that boxes are given in: 1024 x 1024 for NIH even where the files are smaller copies; 0 where
+    it is the file's own size), then one float column per finding with 1, 0 or NaN.
 
-    Columns of `boxes`: `image`, `finding`, `x0`, `y0`, `x1`, `y1`: float, half-open, in the `width` x `height` frame.
+    Columns of `boxes`: `image`, `finding`, `x0`, `y0`, `x1`, `y1`: float, half-open, in the `width` x
+    `height` frame.
     """
 
     table: pd.DataFrame
@@ -37,7 +39,9 @@ class Studies:
     def __post_init__(self) -> None:
         missing = [name for name in (*TABLE_COLUMNS, *self.findings) if name not in self.table]
         if missing:
-            raise CxrError(f"the table of studies lacks the columns {missing}: build it with a reader of cxrlib.data")
+            raise CxrError(
+                f"the table of studies lacks the columns {missing}: build it with a reader of cxrlib.data"
+            )
         if self.table["image"].duplicated().any():
             name = self.table["image"][self.table["image"].duplicated()].iloc[0]
             raise CxrError(f"the table of studies names {name} twice: remove one of the rows")

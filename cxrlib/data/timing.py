@@ -1,4 +1,4 @@
-"""How fast the store is read, beside decoding and resizing the PNG each time: what `python -m cxrlib bench` prints."""
+"""How fast the store is read, beside decoding and resizing PNGs: for `python -m cxrlib bench`."""
 
 import os
 import tempfile
@@ -38,11 +38,14 @@ class StoreTimes(NamedTuple):
     png_kib: float
 
 
-def bench_store(folder: str | os.PathLike | None = None, *, size: int = 224, n: int = 32, repeats: int = 3) -> StoreTimes:
+def bench_store(
+    folder: str | os.PathLike | None = None, *, size: int = 224, n: int = 32, repeats: int = 3
+) -> StoreTimes:
     """Measures the store against PNGs.
 
     Args:
-        folder: A folder of 1024-pixel PNGs (or one with `images/`); None draws some that compress as NIH's do.
+        folder: A folder of 1024-pixel PNGs (or one with `images/`); None draws some that compress as NIH's
+            do.
         size: Side of the store's images.
         n: How many PNGs.
         repeats: The fastest of so many passes counts: anything slower was another program's doing.
@@ -50,7 +53,8 @@ def bench_store(folder: str | os.PathLike | None = None, *, size: int = 224, n: 
     Raises:
         CxrError: The folder has no images.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    # Windows cannot remove a file that is still mapped.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         root = Path(folder) if folder is not None else Path(scratch) / "png"
         if folder is None:
             _draw_pngs(root, n)
@@ -66,7 +70,6 @@ def bench_store(folder: str | os.PathLike | None = None, *, size: int = 224, n: 
         order = np.concatenate([np.random.default_rng(0).permutation(store.n) for _ in range(rounds)])
         store_s = min(_time(lambda: [store.image(index) for index in order]) for _ in range(repeats)) / rounds
         kib = float(np.mean([(root / path).stat().st_size for _, path in names]) / 1024)
-        del store  # releases the memmap before the scratch folder goes, as Windows wants
     png_ms, store_ms = png_s / len(names) * 1e3, store_s / len(names) * 1e3
     return StoreTimes(png_ms, store_ms, prepare_s / len(names) * 1e3, png_ms / store_ms, len(names), kib)
 
@@ -86,7 +89,9 @@ def _draw_pngs(folder: Path, n: int) -> None:
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for index in range(n):
-        smooth = Image.fromarray(rng.uniform(20, 235, (9, 9)).astype(np.float32)).resize((1024, 1024), Image.Resampling.BICUBIC)
+        smooth = Image.fromarray(rng.uniform(20, 235, (9, 9)).astype(np.float32)).resize(
+            (1024, 1024), Image.Resampling.BICUBIC
+        )
         grey = np.asarray(smooth) + rng.normal(0, 0.8, (1024, 1024))
         Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / "images" / f"{index:04d}.png")
 
@@ -94,7 +99,9 @@ def _draw_pngs(folder: Path, n: int) -> None:
 def _bare_studies(root: Path, names: list[tuple[str, str]]) -> Studies:
     table = pd.DataFrame(names, columns=["image", "path"])
     table["patient"] = table["image"]
-    for column, value in dict(follow_up=0, age=np.nan, sex=np.nan, view="", split="", width=0, height=0).items():
+    for column, value in dict(
+        follow_up=0, age=np.nan, sex=np.nan, view="", split="", width=0, height=0
+    ).items():
         table[column] = value
     table[list(NIH_FINDINGS)] = np.nan
     return Studies(table, empty_boxes(), NIH_FINDINGS, "timing", "none", root)
