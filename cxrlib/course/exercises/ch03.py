@@ -440,12 +440,13 @@ QUESTIONS = (
     ),
     Question(
         id="ch03.size",
-        prompt="Order the patch sizes 8, 16 and 32 by the share of nodules found.",
+        prompt="Patches of 8, 16 and 32 pixels: which picture will the shares of nodules found give?",
         choices={
-            "a": "8, then 16, then 32",
-            "b": "16 first: a nodule fits one such patch",
-            "c": "32 first: a large patch sees more of the surroundings",
+            "a": "8 clearly before 16, and 16 clearly before 32",
+            "b": "32 clearly last; 8 and 16 too close to call",
+            "c": "16 clearly first: a nodule fits one such patch",
+            "d": "none of these",
         },
-        why="This reader sees one token at a time, so it gains from a sharp grid; it pays in the number of tokens.",
+        why="This reader sees one token at a time: a large patch makes it learn the nodule again at each offset.",
     ),
 )
