@@ -14,6 +14,7 @@ from cxrlib.errors import CxrError
 from cxrlib.losses import masked_bce
 from cxrlib.recipes import Recipe
 from cxrlib.training.optim import make_ema, make_optimizer, set_lr, warmup_cosine
+from cxrlib.training.start import start_head_at_prevalence, start_weights
 
 
 def test_masked_bce_equals_a_loop_over_the_known_labels():
@@ -227,3 +228,28 @@ def test_recipes_refuse_nonsense():
         dataclasses.replace(recipes.mu(), batch=0)
     with pytest.raises(CxrError, match="not one of this version"):
         Recipe.from_json({"name": "mu"})
+
+
+def test_the_head_starts_at_each_finding_s_share_of_the_known_labels():
+    model = recipes.mu().build(3)
+    torch.nn.init.normal_(model.head.weight)
+    labels_NC = np.array([[1, 0, np.nan]] * 3 + [[0, 0, np.nan]] * 5, dtype=np.float32)
+    start_head_at_prevalence(model, labels_NC)
+    shares = model(torch.randn(2, 1, 32, 32)).logits_BC.sigmoid()
+    expected = torch.tensor([4 / 10, 1 / 10, 1 / 2])  # one image of each kind is added, so that no share is 0 or 1
+    torch.testing.assert_close(shares, expected.expand(2, 3))
+
+
+def test_the_fan_start_scales_each_linear_map_by_its_fans():
+    torch.manual_seed(0)
+    model = dataclasses.replace(recipes.mu(), width=48).build(3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    start_weights(model, "timm")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    start_weights(model, "fan")
+    for name, fans in {"blocks.0.mlp.fc1": 48 + 192, "blocks.1.attn.qkv": 48 + 144, "blocks.1.attn.proj": 96}.items():
+        assert model.get_parameter(f"{name}.weight").std().item() == pytest.approx((2 / fans) ** 0.5, rel=0.1)
+    assert model.pos_embed.std().item() == pytest.approx(0.2, rel=0.1)
+    assert model.cls_token.std().item() == pytest.approx(0.2, rel=0.5)
+    with pytest.raises(CxrError, match="choose timm or fan"):
+        start_weights(model, "zeros")

@@ -20,6 +20,7 @@ from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import load_checkpoint, sweep
 from cxrlib.training.optim import make_ema, make_optimizer
 from cxrlib.training.runs import Log, start_or_resume
+from cxrlib.training.start import start_head_at_prevalence, start_weights
 
 
 @dataclasses.dataclass
@@ -77,6 +78,7 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
         raise CxrError(f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
     torch.manual_seed(recipe.seed)
     model = recipe.build(len(store.findings))
+    start_weights(model, recipe.init)
     if recipe.weights.endswith(".safetensors"):
         load_safetensors(model, recipe.weights)
     else:
@@ -131,16 +133,3 @@ def make_fabric(device: str, devices: int) -> Fabric:
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
-
-
-def start_head_at_prevalence(model: nn.Module, labels_NC: np.ndarray) -> None:
-    """Starts the head so that the first prediction is each finding's share among the training images, whatever the image.
-
-    Without it the first epoch is spent on learning that most findings are rare (Lin et al. 2017, arXiv 1708.02002,
-    section 3.3).
-    """
-    known_C = (~np.isnan(labels_NC)).sum(axis=0)
-    share_C = (np.nansum(labels_NC, axis=0) + 1) / (known_C + 2)  # never 0 or 1
-    with torch.no_grad():
-        model.head.weight.zero_()
-        model.head.bias.copy_(torch.from_numpy(np.log(share_C / (1 - share_C))))
