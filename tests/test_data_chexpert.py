@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib.data import read_chexpert, read_folder
+from cxrlib.data import prepare, read_chexpert, read_folder
 from cxrlib.errors import CxrError
 from cxrlib.findings import CHEXPERT_OBSERVATIONS
 
@@ -92,3 +92,17 @@ def test_the_table_that_torchxrayvision_carries():
     assert int(frontal.sum()) == 191_027
     assert int((frontal & table["view"].isin(["LL", "RL"])).sum()) == 17
     assert int(table["sex"].isna().sum()) == 1 and int((table["age"] == 0).sum()) == 3
+
+
+def test_a_store_keeps_unknown_labels_and_the_files_own_size(tmp_path):
+    folder = write_chexpert(tmp_path / "chexpert")
+    for name in read_chexpert(folder).table["image"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.linspace(0, 255, 390 * 320).reshape(320, 390).astype(np.uint8)).save(folder / name)
+    studies = read_chexpert(folder, blank="nan")
+    store = prepare(studies, tmp_path / "store", size=64, invert="auto")
+    np.testing.assert_array_equal(store.labels_NC, studies.labels_NC())
+    assert np.isnan(store.labels_NC).any() and store.findings == CHEXPERT_OBSERVATIONS
+    assert store.table[["width", "height"]].drop_duplicates().to_numpy().tolist() == [[390, 320]]
+    assert not store.table["inverted"][1]  # a lateral view is never judged
+    assert (store.image(0)[:5] == 0).all()  # 64 x 53 in the middle: five black rows above
