@@ -28,7 +28,7 @@ from cxrlib.phantom.grid import FIELD_CM
 from cxrlib.phantom.labels import cohort_labels
 from cxrlib.phantom.shortcuts import parse_shortcut, plant
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same settings would draw other bytes."""
 SENTENCE = "A phantom teaches the method and says nothing about patients."
 BATCH = 16

@@ -87,11 +87,11 @@ def consolidation(scene: Scene, rng: np.random.Generator, severity: float, known
     x, y = spot(scene, rng, side, height=(0.62, 0.88) if lower else (0.2, 0.4), outward=(0.25, 0.6))
     dx, dy = _polar(scene, x, y)
     rx, ry = float(rng.uniform(3.4, 5.2)), float(rng.uniform(3.0, 4.6))
-    zone = ramp((dx / rx) ** 2 + (dy / ry) ** 2, 1.2, 0.75)
+    zone = ramp((dx / rx) ** 2 + (dy / ry) ** 2 + 0.10 * cloud(rng, scene.grid.size, 2.0), 1.3, 0.5)
     tilt = np.float32(rng.normal(0.0, 0.12))
     fissure = (dy + tilt * dx) * (1 if lower else -1) + np.float32(0.45 * ry)
     zone = zone * ramp(fissure, -0.12, 0.12) * lung_of(scene, side)
-    fill(scene, zone * np.float32(0.70 + 0.25 * severity))
+    fill(scene, np.minimum(zone * np.float32(0.68 + 0.24 * severity), 0.95))
     scene.add_lesion("Consolidation", zone > 0.3)
 
 
@@ -108,11 +108,11 @@ def atelectasis(scene: Scene, rng: np.random.Generator, severity: float, known: 
         for k in range(1 + int(rng.random() < 0.6)):
             tilt = float(rng.normal(0.0, 0.18))
             dx, dy = _polar(scene, cx + rng.normal(0, 0.4), cy - 1.5 * k)
-            off = dy - np.float32(tilt) * dx - np.float32(0.02) * dx * dx
-            half = np.float32(0.32 + 0.30 * severity)
-            long = np.float32(rng.uniform(2.8, 4.2))
-            plate = ramp((off / half) ** 2, 1.5, 0.3) * ramp(np.abs(dx), long, long * 0.75) * lung
-            scene.matter += np.float32(3.2 + 2.2 * severity) * plate
+            off = dy - np.float32(tilt) * dx - np.float32(rng.normal(0.0, 0.025)) * dx * dx
+            half = np.float32(0.34 + 0.26 * severity)
+            long = np.float32(rng.uniform(3.2, 4.8))
+            plate = ramp((off / half) ** 2, 1.8, 0.0) * ramp(np.abs(dx + 0.3 * off), long, long * 0.35) * lung
+            scene.matter += np.float32(2.2 + 1.7 * severity) * plate * np.clip(scene.air * np.float32(1 / 6.0), 0, 1)
             mask |= plate > 0.25
         scene.add_lesion("Atelectasis", mask)
     else:
@@ -125,8 +125,11 @@ def atelectasis(scene: Scene, rng: np.random.Generator, severity: float, known: 
         across = c * dy - si * dx * side
         half = 0.35 + along * np.float32(0.22 + 0.12 * severity) * (0.75 + 0.03 * along)
         reach = 6.0 + 2.0 * severity
-        wedge = ramp(np.abs(across) - half, 0.35, -0.25) * ramp(along, 0.0, 0.6) * ramp(along, reach, reach - 1.2) * lung
-        fill(scene, wedge * np.float32(0.55 + 0.3 * severity))
+        # One border is a fissure and crisp, the other fades.
+        wedge = ramp(across - half, 1.1, -0.5) * ramp(-across - half, 0.25, -0.25) * ramp(along, -0.5, 1.5)
+        wedge = wedge * ramp(along, reach, reach - 2.5) * lung
+        uneven = np.clip(1 + 0.14 * cloud(rng, scene.grid.size, 1.6), 0.6, 1.3)
+        fill(scene, np.minimum(wedge * uneven * np.float32(0.42 + 0.30 * severity), 0.95))
         scene.add_lesion("Atelectasis", wedge > 0.3)
 
 
@@ -166,5 +169,5 @@ def fibrosis(scene: Scene, rng: np.random.Generator, severity: float, known: dic
     n = scene.grid.size
     f1, f2 = cloud(rng, n, 1.25), cloud(rng, n, 0.85)
     net = np.exp(-((f1 / 0.28) ** 2)) + 0.8 * np.exp(-((f2 / 0.28) ** 2))
-    scene.matter += np.float32(1.4 + 1.5 * severity) * net * zone
+    scene.matter += np.float32(1.4 + 1.5 * severity) * net * zone * np.clip(scene.air * np.float32(1 / 6.0), 0, 1)
     fill(scene, zone * np.float32(0.06 + 0.08 * severity))

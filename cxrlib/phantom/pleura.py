@@ -66,9 +66,9 @@ def pleural_thickening(scene: Scene, rng: np.random.Generator, severity: float, 
         edge = a - u
         along = ramp(np.abs(y - np.float32(middle)), half, half * 0.6)
         thick = thick * along
-    rind = ramp(edge - thick * (1 + 0.18 * np.sin(y * 1.3 + float(rng.uniform(0, 6)))), 0.18, -0.18) * along * lung
-    scene.matter += np.float32(2.6 + 2.4 * severity) * rind
-    fill(scene, rind * np.float32(0.6))
+    rind = ramp(edge - thick * (1 + 0.25 * np.sin(y * float(rng.uniform(0.6, 1.3)) + float(rng.uniform(0, 6)))), 0.35, -0.25) * along * lung
+    scene.matter += np.float32(1.5 + 1.7 * severity) * rind
+    fill(scene, rind * np.float32(0.45))
     scene.add_lesion("Pleural_Thickening", rind > 0.3)
 
 
@@ -80,9 +80,9 @@ def hernia(scene: Scene, rng: np.random.Generator, severity: float, known: dict)
     cy = min(s.dome_y) + 1.4 - ry
     x, y = scene.x_YX, scene.y_Y1
     d2 = ((x - np.float32(cx)) / rx) ** 2 + ((y - np.float32(cy)) / ry) ** 2
-    scene.matter += np.float32(2.6) * half_chord(d2)
+    scene.matter += np.float32(1.7) * half_chord(d2)
     fill(scene, np.where(d2 < 1, np.float32(0.8), np.float32(0)))
     inner = d2 * np.float32(1.28)
     level = cy + ry * float(rng.uniform(-0.15, 0.35))
-    scene.matter -= np.float32(5.5 + 3 * severity) * half_chord(inner) * ramp(y, level + 0.12, level - 0.12)
+    scene.matter -= np.float32(4.0 + 3 * severity) * half_chord(inner) * ramp(y, level + 0.12, level - 0.12)
     scene.add_lesion("Hernia", d2 < 1)
