@@ -435,7 +435,7 @@ QUESTIONS = (
         id="ch05.norms",
         prompt="Twelve layers at their random start. Where is the gradient of the last layer's MLP larger?",
         choices={"a": "pre-norm", "b": "post-norm", "c": "alike, within a tenth"},
-        why="Pre-norm divides what reaches the branches by the length of a stream that has grown layer by layer.",
+        why="The norm after the last pre-norm layer divides by a stream that has grown, and so divides the gradient.",
     ),
     Question(
         id="ch05.alone",
