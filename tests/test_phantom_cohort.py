@@ -94,7 +94,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
 
 
 def test_prevalence_is_nihs_within_sampling_error():
-    table = cohort_labels(12_000, 1)
+    table = cohort_labels(8_000, 1)
     share, goal = has(table).mean(0), nih_prevalence()
     # Visits repeat findings, so the effective number of films is smaller: three visits on average at a repeat chance of a half.
     error = np.sqrt(goal * (1 - goal) / (len(table) / 3))
@@ -114,7 +114,7 @@ def test_enriched_keeps_every_finding_frequent_and_its_company():
 
 
 def test_patients_keep_their_sex_and_never_grow_younger():
-    table = cohort_labels(3_000, 3)
+    table = cohort_labels(1_500, 3)
     for _, visits in table.groupby("patient"):
         assert visits.sex.nunique() == 1 == visits.split.nunique()
         assert visits.age.is_monotonic_increasing and visits.follow_up.tolist() == list(range(len(visits)))

@@ -12,6 +12,7 @@
 
 import multiprocessing
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from cxrlib.phantom.grid import FIELD_CM
 from cxrlib.phantom.labels import cohort_labels
 from cxrlib.phantom.shortcuts import parse_shortcut, plant
 
-VERSION = 4
+VERSION = 6
 """Raised whenever the same settings would draw other bytes."""
 SENTENCE = "A phantom teaches the method and says nothing about patients."
 BATCH = 16
@@ -105,6 +106,9 @@ def write_cohort(
     progress: bool = True,
 ) -> Path:
     """Draws a cohort and writes it as an NIH-layout folder. The same arguments give the same bytes for any `workers`.
+
+    (On one machine with one set of library versions; another processor may round the last bit of an exponential otherwise.)
+    Nothing half-done is ever called finished: the folder grows as OUT.part and is renamed when its `phantom.json` is written.
 
     Args:
         out: The folder to make. A finished one with the same settings is left as it is.
@@ -218,8 +222,6 @@ def _write_tables(out: Path, table: pd.DataFrame, results: list[dict], size: int
 
 def images_per_second(*, size: int = 224, n: int = 64, seed: int = 0) -> float:
     """Images drawn and written per second by this process alone, with PNGs and masks, after a warm-up; for `bench`."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         write_cohort(Path(folder) / "warm", n=4, size=size, seed=seed + 1, progress=False)
         start = time.perf_counter()

@@ -47,13 +47,21 @@ def grid(size: int) -> Grid:
 
 def half_chord(d2: np.ndarray) -> np.ndarray:
     """sqrt(1 - d2) inside the unit shape and 0 outside: the depth profile of an ellipsoid or a tube."""
-    return np.sqrt(np.maximum(1.0 - d2, 0.0))
+    t = np.asarray(1.0 - d2)
+    np.maximum(t, 0.0, out=t)
+    return np.sqrt(t, out=t)
 
 
 def ramp(value: np.ndarray, start: float, end: float) -> np.ndarray:
     """A smooth step from 0 at `start` to 1 at `end` (cubic); `start` may be the larger."""
-    t = np.minimum(np.maximum((value - start) * np.float32(1.0 / (end - start)), 0.0), 1.0)
-    return t * t * (3.0 - 2.0 * t)
+    t = np.asarray((value - start) * np.float32(1.0 / (end - start)))
+    np.maximum(t, 0.0, out=t)
+    np.minimum(t, 1.0, out=t)
+    out = t * -2.0
+    out += 3.0
+    out *= t
+    out *= t
+    return out
 
 
 def ellipse_d2(g: Grid, x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> np.ndarray:

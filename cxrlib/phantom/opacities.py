@@ -75,7 +75,7 @@ def pneumonia(scene: Scene, rng: np.random.Generator, severity: float, known: di
     toward = float(np.arctan2(y - hy, x - hx))
     start = np.array([[x - 0.75 * rx * np.cos(toward), y - 0.75 * rx * np.sin(toward)]])
     roots = np.array([[*start[0], toward + d, 2.6, 0.27] for d in (-0.5, 0.0, 0.5)])
-    gas = draw_tubes(scene, grow(rng, roots, generations=3))
+    gas = draw_tubes(scene, grow(rng, roots, generations=3, step=min(0.25, 1.5 * scene.grid.pitch)))
     scene.matter -= np.float32(2.2) * gas * zone
     scene.add_lesion("Pneumonia", zone > 0.25)
 

@@ -80,7 +80,7 @@ def hernia(scene: Scene, rng: np.random.Generator, severity: float, known: dict)
     cy = min(s.dome_y) + 1.4 - ry
     x, y = scene.x_YX, scene.y_Y1
     d2 = ((x - np.float32(cx)) / rx) ** 2 + ((y - np.float32(cy)) / ry) ** 2
-    scene.matter += np.float32(1.7) * half_chord(d2)
+    scene.matter += np.float32(1.1) * half_chord(d2)
     fill(scene, np.where(d2 < 1, np.float32(0.8), np.float32(0)))
     inner = d2 * np.float32(1.28)
     level = cy + ry * float(rng.uniform(-0.15, 0.35))

@@ -82,15 +82,22 @@ def project(depth_YX: np.ndarray, exposure: Exposure, rng: np.random.Generator, 
     primary = blur(np.exp(-depth_YX), exposure.blur_cm / pitch)
     # Scatter is far blurrier than any organ: a coarse copy is enough.
     scattered = _coarse(np.minimum(primary, np.float32(np.exp(-exposure.dark) * 1.5)), 2.0)
-    light = primary + np.float32(0.12 * exposure.scatter) * stretch(scattered, n)
+    light = stretch(scattered, n)
+    light *= np.float32(0.12 * exposure.scatter)
+    light += primary
     noise = rng.standard_normal(light.shape, dtype=np.float32)
-    light = np.maximum(light + noise * np.sqrt(light * np.float32(1.0 / (exposure.photons * pitch**2))), 1e-4)
-    depth = -np.log(light)
+    noise *= np.sqrt(light * np.float32(1.0 / (exposure.photons * pitch**2)))
+    light += noise
+    depth = -np.log(np.maximum(light, 1e-4, out=light), out=light)
     # Detail is lifted against a blurred copy, within limits, so that skin does not glow.
-    depth += np.clip(np.float32(exposure.edges) * (depth - stretch(_coarse(depth, 0.8), n)), -0.45, 0.45)
+    detail = np.float32(exposure.edges) * (depth - stretch(_coarse(depth, 0.8), n))
+    np.minimum(np.maximum(detail, -0.45, out=detail), 0.45, out=detail)
+    depth += detail
     low, high = (_seen(t, exposure) for t in (exposure.dark, exposure.bright))
-    grey = exposure.grey_dark + (depth - np.float32(low)) * np.float32((exposure.grey_bright - exposure.grey_dark) / (high - low))
-    steps = np.minimum(np.maximum(grey * np.float32(4.0) + np.float32(800.5), 0), 2399).astype(np.int32)
+    slope = (exposure.grey_bright - exposure.grey_dark) / (high - low)
+    steps = depth * np.float32(4 * slope)
+    steps += np.float32(4 * (exposure.grey_dark - low * slope) + 800.5)
+    steps = np.minimum(np.maximum(steps, 0, out=steps), 2399, out=steps).astype(np.int32)
     return _display(exposure)[steps]
 
 

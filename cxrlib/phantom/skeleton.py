@@ -9,7 +9,11 @@ from cxrlib.phantom.scene import Scene
 
 def _cortex(d2: np.ndarray) -> np.ndarray:
     """A hollow bone's profile across, d2 = 1 at its edge: a dense rim about a lighter core; about 1 at most."""
-    return np.maximum(1 - d2, 0) * (np.float32(0.57) + np.float32(2.6) * d2)
+    rim = np.float32(2.6) * d2
+    rim += np.float32(0.57)
+    shell = 1 - d2
+    rim *= np.maximum(shell, 0, out=shell)
+    return rim
 
 
 def ribs(scene: Scene) -> None:

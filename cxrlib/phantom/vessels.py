@@ -13,13 +13,14 @@ def hilum(scene: Scene, side: int) -> tuple[float, float]:
     return side * (3.5 + 0.1 * (s.heart_width - 11)) + 0.3 * s.heart_shift, middle - (0.9 if side > 0 else 0.1)
 
 
-def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int) -> np.ndarray:
+def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int, step: float) -> np.ndarray:
     """Branches each root again and again.
 
     Args:
         rng: Random source.
         roots: [R, 5]: x, y, direction (radians), length (cm), radius (cm).
         generations: How often each branch splits in two.
+        step: Largest gap between points, cm; it changes no branch.
 
     Returns:
         [P, 4]: x, y, radius, and the length of tube that the point stands for, all cm.
@@ -28,7 +29,7 @@ def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int) -> np
     branches = roots
     for _ in range(generations):
         x, y, angle, length, radius = branches.T
-        points = max(4, round(float(length.mean()) * 4.0))
+        points = max(4, round(float(length.mean()) / step))
         bow = rng.normal(0, 0.28, len(branches))
         t = (np.arange(points) + 0.5)[:, None] / points
         turn = angle + bow * (t - 0.5)
@@ -93,7 +94,9 @@ def lung_markings(scene: Scene, rng: np.random.Generator) -> None:
         mask[at] = (d2 < 1) & (scene.air[at] > 0.5)
         scene.anatomy[name] = mask
         scene.matter[at] += np.float32(1.3 * s.hila) * np.maximum(1 - d2, 0) * (scene.air[at] > 0.2)
-    tree = grow(rng, np.concatenate(roots), generations=6)
-    tubes = draw_tubes(scene, np.concatenate([tree, grow(rng, np.array(trunks), generations=1)]))
+    step = min(0.25, 1.5 * scene.grid.pitch)
+    tree = grow(rng, np.concatenate(roots), generations=5, step=step)
+    tubes = draw_tubes(scene, np.concatenate([tree, grow(rng, np.array(trunks), generations=1, step=step)]))
     # Vessels end at the lung's surface, and only what runs through air shows.
-    scene.vessels = tubes * np.clip(scene.air * np.float32(1 / 3.0), 0, 1)
+    tubes *= np.minimum(scene.air * np.float32(1 / 3.0), 1)
+    scene.vessels = tubes
