@@ -9,11 +9,22 @@ from cxrlib.errors import CxrError
 from cxrlib.findings import NIH_FINDINGS
 from cxrlib.phantom import STRUCTURES, draw
 from cxrlib.phantom.drawing import build_scene, cardiothoracic_ratio, mask_box
+from cxrlib.phantom.grid import FIELD_CM
 from cxrlib.phantom.projection import optical_depth
 
 SIZE = 112
 # Added to a fixed chest: nothing else moves, so pictures with and without can be compared pixel by pixel.
-LOCAL = ("Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", "Consolidation", "Pleural_Thickening", "Hernia")
+LOCAL = (
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Pleural_Thickening",
+    "Hernia",
+)
 BRIGHTER = ("Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Consolidation", "Pleural_Thickening")
 
 
@@ -48,17 +59,20 @@ def test_a_local_finding_changes_matter_only_at_its_mask(finding):
         without, _ = depth(seed, drain=False)
         with_it, masks = depth(seed, findings=[finding], drain=False)
         change = np.abs(with_it - without)
-        if finding == "Pneumothorax":  # the lung that is left holds more tissue: an even, slight rise elsewhere
+        if (
+            finding == "Pneumothorax"
+        ):  # the lung that is left holds more tissue: an even, slight rise elsewhere
             change = np.where(change < 0.35, 0, change)
         total = change.sum()
         assert total > 0
-        margin = int(np.ceil(0.9 / (37 / SIZE)))
+        margin = int(np.ceil(0.9 / (FIELD_CM / SIZE)))
         grown = np.zeros_like(masks[finding])
         ys, xs = np.nonzero(masks[finding])
         for dy in range(-margin, margin + 1):
             for dx in range(-margin, margin + 1):
                 grown[np.clip(ys + dy, 0, SIZE - 1), np.clip(xs + dx, 0, SIZE - 1)] = True
-        # Soft edges fade below the mask's threshold; what lies farther than 9 mm from it is a few per cent at most.
+        # Soft edges fade below the mask's threshold; what lies farther than 9 mm from it is a few per cent
+        # at most.
         share = 0.25 if finding in ("Infiltration", "Pneumonia") else 0.03
         assert change[~grown].sum() <= share * total, (seed, change[~grown].sum() / total)
 
@@ -72,7 +86,10 @@ def test_opacities_attenuate(finding):
 
 
 def test_pneumothorax_is_dark_without_markings_and_emphysema_is_dark():
-    scene, other = build_scene(7, size=SIZE, findings=["Pneumothorax"], drain=False), build_scene(7, size=SIZE, drain=False)
+    scene, other = (
+        build_scene(7, size=SIZE, findings=["Pneumothorax"], drain=False),
+        build_scene(7, size=SIZE, drain=False),
+    )
     mask = np.logical_or.reduce(scene.lesions["Pneumothorax"])
     assert scene.vessels[mask].sum() == 0 < other.vessels[mask].sum()
     assert np.median((optical_depth(scene) - optical_depth(other))[mask]) < -0.05
@@ -91,7 +108,9 @@ def test_hernia_holds_gas_and_fluid():
 def test_edema_fibrosis_and_atelectasis_leave_their_signs():
     healthy, edema = build_scene(14, size=SIZE), build_scene(14, size=SIZE, findings=["Edema"])
     both = [m for m in edema.lesions["Edema"]]
-    assert len(both) == 2 and all(optical_depth(edema)[m].mean() > optical_depth(healthy)[m].mean() + 0.1 for m in both)
+    assert len(both) == 2 and all(
+        optical_depth(edema)[m].mean() > optical_depth(healthy)[m].mean() + 0.1 for m in both
+    )
     assert edema.shape.upper_vessels > healthy.shape.upper_vessels
     fibrosis = build_scene(14, size=SIZE, findings=["Fibrosis"], severity={"Fibrosis": 0.8})
     mask = np.logical_or.reduce(fibrosis.lesions["Fibrosis"])
@@ -112,17 +131,30 @@ def test_heart_is_wider_than_half_the_chest_only_in_cardiomegaly():
 
 def test_severity_orders_how_much_changes():
     for finding in ("Effusion", "Mass", "Nodule", "Consolidation", "Pneumothorax"):
-        area = [draw(21, size=96, findings=[finding], severity={finding: s}).lesion_masks[finding].sum() for s in (0.0, 1.0)]
-        change = [np.abs(depth(21, findings=[finding], severity={finding: s}, drain=False)[0] - depth(21, drain=False)[0]).sum() for s in (0, 1)]
+        area = [
+            draw(21, size=96, findings=[finding], severity={finding: s}).lesion_masks[finding].sum()
+            for s in (0.0, 1.0)
+        ]
+        change = [
+            np.abs(
+                depth(21, findings=[finding], severity={finding: s}, drain=False)[0]
+                - depth(21, drain=False)[0]
+            ).sum()
+            for s in (0, 1)
+        ]
         assert change[1] > change[0] and (finding == "Consolidation" or area[1] > area[0])
 
 
+def widest_cm(finding: str, seed: int, *, size: int = 160) -> float:
+    boxes = draw(seed, size=size, findings=[finding]).boxes[finding]
+    return max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes) * FIELD_CM / size
+
+
 def test_nodules_are_at_most_3_cm_and_masses_more():
-    cm = 37 / 160
     for seed in range(4):
-        widest = lambda f: max(max(b[2] - b[0], b[3] - b[1]) for b in draw(seed, size=160, findings=[f]).boxes[f]) * cm  # noqa: E731
-        assert widest("Nodule") <= 3.7  # 3 cm, magnified by up to 10 % on the film, and a pixel at each end
-        assert widest("Mass") > 3.0
+        # 3 cm, magnified by up to 10 % on the film, and a pixel at each end
+        assert widest_cm("Nodule", seed) <= 3.7
+        assert widest_cm("Mass", seed) > 3.0
 
 
 def test_anatomy_lies_where_it_should():
@@ -130,7 +162,9 @@ def test_anatomy_lies_where_it_should():
     assert tuple(phantom.anatomy) == STRUCTURES
     centre = {name: np.argwhere(mask).mean(0) for name, mask in phantom.anatomy.items()}
     for pair in ("Lung", "Clavicle", "Scapula", "Hilus Pulmonis"):
-        assert centre[f"Right {pair}"][1] < 48 < centre[f"Left {pair}"][1]  # the patient's right is the image's left
+        assert (
+            centre[f"Right {pair}"][1] < 48 < centre[f"Left {pair}"][1]
+        )  # the patient's right is the image's left
     assert centre["Heart"][1] > centre["Spine"][1] and centre["Weasand"][0] < centre["Heart"][0]
     assert centre["Left Clavicle"][0] < centre["Left Lung"][0] < centre["Facies Diaphragmatica"][0]
     lungs = phantom.anatomy["Left Lung"] | phantom.anatomy["Right Lung"]
@@ -158,4 +192,6 @@ def test_drawing_is_not_absurdly_slow():
     start = time.process_time()
     for seed in range(4):
         draw(seed)
-    assert (time.process_time() - start) / 4 < 0.4  # an image takes about 0.015 s of CPU time; this catches a blunder
+    assert (
+        time.process_time() - start
+    ) / 4 < 0.4  # an image takes about 0.015 s of CPU time; this catches a blunder

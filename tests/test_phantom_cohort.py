@@ -28,11 +28,15 @@ def has(table: pd.DataFrame, column: str = "truth") -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("phantom") / "a", n=35, size=48, seed=6, prevalence="enriched", progress=False)
+    return write_cohort(
+        tmp_path_factory.mktemp("phantom") / "a", n=35, size=48, seed=6, prevalence="enriched", progress=False
+    )
 
 
 def test_workers_change_no_byte(cohort, tmp_path):
-    other = write_cohort(tmp_path / "b", n=35, size=48, seed=6, prevalence="enriched", workers=2, progress=False)
+    other = write_cohort(
+        tmp_path / "b", n=35, size=48, seed=6, prevalence="enriched", workers=2, progress=False
+    )
     assert tree(cohort) == tree(other)
     third = write_cohort(tmp_path / "c", n=35, size=48, seed=7, prevalence="enriched", progress=False)
     assert tree(cohort) != tree(third)
@@ -60,7 +64,11 @@ def test_layout_is_nihs(cohort):
     assert {row[1] for row in rows} <= set(BOXED_FINDINGS) - {"Infiltration"} | {"Infiltrate"}
     assert len({(row[0], row[1]) for row in rows}) == len(rows)  # one box per finding and image, as in NIH
     about = json.loads((cohort / "phantom.json").read_text())
-    assert "says nothing about patients" in about["note"] and about["size"] == 48 and "1024" in about["box_frame"]
+    assert (
+        "says nothing about patients" in about["note"]
+        and about["size"] == 48
+        and "1024" in about["box_frame"]
+    )
 
 
 def test_masks_and_boxes_agree(cohort):
@@ -96,7 +104,8 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
 def test_prevalence_is_nihs_within_sampling_error():
     table = cohort_labels(8_000, 1)
     share, goal = has(table).mean(0), nih_prevalence()
-    # Visits repeat findings, so the effective number of films is smaller: three visits on average at a repeat chance of a half.
+    # Visits repeat findings, so the effective number of films is smaller: three visits on average at a
+    # repeat chance of a half.
     error = np.sqrt(goal * (1 - goal) / (len(table) / 3))
     assert (np.abs(share - goal) < 4 * error).all()
     assert abs((table.view == "AP").mean() - 44_810 / 112_120) < 0.04
@@ -144,7 +153,15 @@ def test_shortcuts_tell_the_truth_as_often_as_asked(tmp_path):
     assert abs(right[cued.split == "test"].mean() - 0.5) < 0.04
     marked = plant(table, parse_shortcut("marker:Effusion:1"), 5)
     assert ((marked.marker == "R") == has(marked)[:, NIH_FINDINGS.index("Effusion")]).all()
-    out = write_cohort(tmp_path / "s", n=12, size=48, seed=5, shortcut="drain:Effusion:1.0", prevalence="enriched", progress=False)
+    out = write_cohort(
+        tmp_path / "s",
+        n=12,
+        size=48,
+        seed=5,
+        shortcut="drain:Effusion:1.0",
+        prevalence="enriched",
+        progress=False,
+    )
     drawn = pd.read_csv(out / "truth.csv", keep_default_na=False)
     assert (drawn.Devices.str.contains("drain") == drawn["True Findings"].str.contains("Effusion")).all()
     for wrong in ("drain", "hat:Mass:0.9", "drain:Cold:0.9", "drain:Mass:2", "drain:Mass:x"):
@@ -176,7 +193,13 @@ def test_shipped_counts_are_those_of_nihs_table():
 
 
 def test_bad_settings_say_what_to_do(tmp_path):
-    for wrong in (dict(n=0), dict(n=2, size=8), dict(n=2, workers=0), dict(n=2, label_noise=1.0), dict(n=2, prevalence="x")):
+    for wrong in (
+        dict(n=0),
+        dict(n=2, size=8),
+        dict(n=2, workers=0),
+        dict(n=2, label_noise=1.0),
+        dict(n=2, prevalence="x"),
+    ):
         with pytest.raises(CxrError):
             write_cohort(tmp_path / "no", progress=False, **wrong)
     assert not (tmp_path / "no").exists()

@@ -1,4 +1,5 @@
-"""Who is on the film, and how they stand: the numbers that fix a patient's anatomy, and those that change with each film."""
+"""Who is on the film, and how they stand: the numbers that fix a patient's anatomy, and those that change
+with each film."""
 
 import dataclasses
 
@@ -22,6 +23,10 @@ class Build:
         bone: Mineral of the bones, 1 = a young adult.
         ctr: Cardiothoracic ratio when healthy, PA.
         breast: Depth of the breasts; 0 in men.
+        breast_y, breast_r: Their height on the chest and their radius.
+        clavicle_rise: How far the clavicles climb to the shoulders.
+        wall: Thickness of muscle and fat over the ribs.
+        arms: Slope of the arms, larger = closer to the body.
     """
 
     sex: str
@@ -45,7 +50,9 @@ class Build:
 
 def draw_build(rng: np.random.Generator, *, sex: str, age: float) -> Build:
     """Draws a body for a sex ("M" or "F") and an age in years."""
-    grown = float(np.clip(age / 16.0, 0.0, 1.0))  # a child is drawn smaller and thinner, which is a rough likeness
+    grown = float(
+        np.clip(age / 16.0, 0.0, 1.0)
+    )  # a child is drawn smaller and thinner, which is a rough likeness
     weight = float(np.clip(rng.normal(0.2, 0.75), -1.1, 2.2)) * (0.4 + 0.6 * grown)
     male = sex == "M"
     size = (1.0 if male else 0.93) * (0.80 + 0.20 * grown)
@@ -80,7 +87,8 @@ class Pose:
         scale: Magnification of the whole body on the film.
         shift_x, shift_y: Where the midline and the thorax lie on the film.
         tilt: Lean of the body's axis, cm of x per cm of y.
-        turn: Rotation about the body's axis: moves the front (heart, sternal ends) against the back (spine), -1 to 1.
+        turn: Rotation about the body's axis: moves the front (heart, sternal ends) against the back
+            (spine), -1 to 1.
         breath: 1 = a full breath; less raises the domes.
         arms_down: 0 = arms turned out from the body, 4 = they lie beside it.
         chin: How far the chin hangs into the film; 0 = not at all.

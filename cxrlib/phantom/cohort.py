@@ -1,13 +1,13 @@
 """A phantom cohort on disk: an NIH-layout folder, with exact masks beside it.
 
-    OUT/images/00000001_000.png ...      mode L
-    OUT/masks/00000001_000.npz ...       lesions and anatomy, one bit per pixel (see `read_masks`)
-    OUT/Data_Entry_2017_v2020.csv        NIH's table, generation v2020; its labels carry the label noise, if any
-    OUT/BBox_List_2017.csv               boxes of the 8 boxed findings on test images, with NIH's spelling and header
-    OUT/boxes_all.csv                    boxes of every lesion on every image
-    OUT/truth.csv                        what was drawn: findings without noise, devices, cardiothoracic ratio
-    OUT/train_val_list.txt, test_list.txt
-    OUT/phantom.json                     settings; written last, so it marks a finished folder
+OUT/images/00000001_000.png ...      mode L
+OUT/masks/00000001_000.npz ...       lesions and anatomy, one bit per pixel (see `read_masks`)
+OUT/Data_Entry_2017_v2020.csv        NIH's table, generation v2020; its labels carry the label noise, if any
+OUT/BBox_List_2017.csv               boxes of the 8 boxed findings on test images, in NIH's own spelling
+OUT/boxes_all.csv                    boxes of every lesion on every image
+OUT/truth.csv                        what was drawn: findings without noise, devices, cardiothoracic ratio
+OUT/train_val_list.txt, test_list.txt
+OUT/phantom.json                     settings; written last, so it marks a finished folder
 """
 
 import multiprocessing
@@ -40,8 +40,8 @@ def read_masks(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     """Reads one image's masks.
 
     Args:
-        path: A file of the cohort's `masks/`: arrays `names` ("lesion/Mass", "anatomy/Heart", ...) and `bits`, uint8
-            [masks, Y, ceil(X/8)] as `numpy.packbits` packs rows.
+        path: A file of the cohort's `masks/`: arrays `names` ("lesion/Mass", "anatomy/Heart", ...) and
+            `bits`, uint8 [masks, Y, ceil(X/8)] as `numpy.packbits` packs rows.
 
     Returns:
         (finding -> bool [Y, X], structure -> bool [Y, X]).
@@ -57,7 +57,8 @@ def read_masks(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 
 
 def _write_one(job: dict) -> dict:
-    """Draws and writes one image with its masks. Depends on the job alone, so on no other image and no worker."""
+    """Draws and writes one image with its masks. Depends on the job alone, so on no other image and no
+    worker."""
     phantom = draw(
         np.random.SeedSequence(job["seed"], spawn_key=(1, job["index"])),
         size=job["size"],
@@ -105,10 +106,13 @@ def write_cohort(
     prevalence: str = "nih",
     progress: bool = True,
 ) -> Path:
-    """Draws a cohort and writes it as an NIH-layout folder. The same arguments give the same bytes for any `workers`.
+    """Draws a cohort and writes it as an NIH-layout folder. The same arguments give the same bytes for any
+    `workers`.
 
-    (On one machine with one set of library versions; another processor may round the last bit of an exponential otherwise.)
-    Nothing half-done is ever called finished: the folder grows as OUT.part and is renamed when its `phantom.json` is written.
+    (On one machine with one set of library versions; another processor may round the last bit of an
+    exponential otherwise.)
+    Nothing half-done is ever called finished: the folder grows as OUT.part and is renamed when its
+    `phantom.json` is written.
 
     Args:
         out: The folder to make. A finished one with the same settings is left as it is.
@@ -154,7 +158,9 @@ def write_cohort(
             return out
         raise CxrError(f"{out} holds another phantom cohort: choose another folder or delete this one")
     if out.exists() and any(out.iterdir()):
-        raise CxrError(f"{out} is not empty: choose a new folder (an unfinished cohort lies in {out}.part and is redone)")
+        raise CxrError(
+            f"{out} is not empty: choose a new folder (an unfinished cohort lies in {out}.part and is redone)"
+        )
 
     table = plant(cohort_labels(n, seed, prevalence=prevalence, label_noise=label_noise), cue, seed)
     part = out.with_name(out.name + ".part")
@@ -185,7 +191,9 @@ def write_cohort(
             out.rmdir()
         part.rename(out)
     except OSError as error:
-        raise CxrError(f"could not write {out} ({error.strerror}): free some space or choose another folder") from error
+        raise CxrError(
+            f"could not write {out} ({error.strerror}): free some space or choose another folder"
+        ) from error
     return out
 
 
@@ -221,7 +229,8 @@ def _write_tables(out: Path, table: pd.DataFrame, results: list[dict], size: int
 
 
 def images_per_second(*, size: int = 224, n: int = 64, seed: int = 0) -> float:
-    """Images drawn and written per second by this process alone, with PNGs and masks, after a warm-up; for `bench`."""
+    """Images drawn and written per second by this process alone, with PNGs and masks, after a warm-up; for
+    `bench`."""
     with tempfile.TemporaryDirectory() as folder:
         write_cohort(Path(folder) / "warm", n=4, size=size, seed=seed + 1, progress=False)
         start = time.perf_counter()

@@ -1,4 +1,5 @@
-"""What is on the film besides the patient: side marker, wires, tubes, a chest drain, and the collimator's edges."""
+"""What is on the film besides the patient: side marker, wires, tubes, a chest drain, and the collimator's
+edges."""
 
 import numpy as np
 
@@ -14,7 +15,8 @@ LETTERS = {
 
 
 def _stroke(scene: Scene, *paths, radius: float, film: bool = False) -> np.ndarray:
-    """Thickness of wires of `radius` cm along paths of (x, y) points, cm; in the film's frame or the body's."""
+    """Thickness of wires of `radius` cm along paths of (x, y) points, cm; in the film's frame or the
+    body's."""
     xs, ys, volumes = [], [], []
     for path in paths:
         path = np.asarray(path, float)
@@ -37,12 +39,15 @@ def _curve(points, n: int = 40) -> np.ndarray:
     t = np.linspace(0, 1, n)[:, None]
     out = []
     for a, b, c, d in zip(p[:-3], p[1:-2], p[2:-1], p[3:], strict=True):
-        out.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
+        out.append(
+            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+        )
     return np.concatenate(out)
 
 
 def marker(scene: Scene, rng: np.random.Generator, *, letter: str = "L", x: float | None = None) -> None:
-    """A lead letter near an upper corner: "L" on the patient's left (right of the image), "R" on the other side."""
+    """A lead letter near an upper corner: "L" on the patient's left (right of the image), "R" on the other
+    side."""
     side = 1 if letter == "L" else -1
     cx = side * float(rng.uniform(15.0, 17.8)) if x is None else x
     cy = float(rng.uniform(-18.2, -15.0))
@@ -95,7 +100,12 @@ def tubes(scene: Scene, rng: np.random.Generator) -> None:
     if rng.random() < 0.6:
         side = pick_side(rng)
         path = _curve(
-            [(side * 6.5, s.apex_y - 3), (side * 4.4, s.apex_y + 3.2), (-1.4, s.apex_y + 6.2), (-2.0, s.apex_y + float(rng.uniform(9, 13)))]
+            [
+                (side * 6.5, s.apex_y - 3),
+                (side * 4.4, s.apex_y + 3.2),
+                (-1.4, s.apex_y + 6.2),
+                (-2.0, s.apex_y + float(rng.uniform(9, 13))),
+            ]
         )
         scene.metal += 0.35 * _stroke(scene, path, radius=0.10)
     if rng.random() < 0.35:
@@ -115,7 +125,8 @@ def pacemaker(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def collimate(scene: Scene, rng: np.random.Generator, image_YX: np.ndarray) -> np.ndarray:
-    """What lies outside the collimator: on about one film in three a dark strip at one or two edges, on a few a white one."""
+    """What lies outside the collimator: on about one film in three a dark strip at one or two edges, on a
+    few a white one."""
     if rng.random() > 0.35:
         return image_YX
     out = image_YX.copy()

@@ -1,4 +1,5 @@
-"""Findings that change the chest's plan before it is drawn: larger hearts, flat domes, lost volume, fuller vessels."""
+"""Findings that change the chest's plan before it is drawn: larger hearts, flat domes, lost volume, fuller
+vessels."""
 
 import numpy as np
 

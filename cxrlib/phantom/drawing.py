@@ -9,7 +9,7 @@ from cxrlib.findings import NIH_FINDINGS, canonical
 from cxrlib.phantom import devices, lesions, organs, skeleton, vessels
 from cxrlib.phantom.build import draw_build, draw_pose
 from cxrlib.phantom.grid import grid
-from cxrlib.phantom.projection import draw_exposure, optical_depth, lung_texture, project, tissue_texture
+from cxrlib.phantom.projection import draw_exposure, lung_texture, optical_depth, project, tissue_texture
 from cxrlib.phantom.scene import Scene, open_scene, plan
 
 STRUCTURES = (
@@ -28,7 +28,8 @@ STRUCTURES = (
     "Weasand",
     "Spine",
 )
-"""The anatomy masks' names, in the order of TorchXRayVision's PSPNet. Left is the patient's left: the right of the image."""
+"""The anatomy masks' names, in the order of TorchXRayVision's PSPNet. Left is the patient's left: the right
+of the image."""
 
 
 class Phantom(NamedTuple):
@@ -38,7 +39,8 @@ class Phantom(NamedTuple):
         image_YX: uint8, dense matter bright.
         lesion_masks: Finding -> bool [Y, X], the union of its lesions.
         anatomy: Structure (see `STRUCTURES`) -> bool [Y, X].
-        boxes: Finding -> one (x0, y0, x1, y1) per lesion, float, half-open, pixels of this image: each mask's exact extent.
+        boxes: Finding -> one (x0, y0, x1, y1) per lesion, float, half-open, pixels of this image: each
+            mask's exact extent.
         meta: What was drawn: view, sex, age, severity per finding, cardiothoracic ratio, devices.
     """
 
@@ -89,12 +91,15 @@ def build_scene(
     drain: bool | None = None,
     marker: str | None = "auto",
 ) -> Scene:
-    """Lays out and fills a scene. The same arguments as `draw`; `Scene` holds the thicknesses before projection."""
+    """Lays out and fills a scene. The same arguments as `draw`; `Scene` holds the thicknesses before
+    projection."""
     names = _check(findings, view, sex, age, size)
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     rng = {
         name: np.random.default_rng(np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i)))
-        for i, name in enumerate(("body", "pose", "gas", "vessels", "texture", "devices", "severity", "exposure", "noise"))
+        for i, name in enumerate(
+            ("body", "pose", "gas", "vessels", "texture", "devices", "severity", "exposure", "noise")
+        )
     }
     body_rng = rng["body"] if body_seed is None else np.random.default_rng(body_seed)
     build, pose = draw_build(body_rng, sex=sex, age=age), draw_pose(rng["pose"], view=view)
@@ -166,8 +171,8 @@ def draw(
 ) -> Phantom:
     """Draws one phantom radiograph. It teaches the method and says nothing about patients.
 
-    The same seed draws the same body, noise and lesions at any size; adding a finding leaves all else where it was, except
-    what the finding itself displaces.
+    The same seed draws the same body, noise and lesions at any size; adding a finding leaves all else where
+    it was, except what the finding itself displaces.
 
     Args:
         seed: An integer or a `numpy.random.SeedSequence`.
@@ -200,7 +205,8 @@ def draw(
     masks = {f: np.logical_or.reduce(parts) for f, parts in scene.lesions.items()}
     boxes = {f: [mask_box(m) for m in parts] for f, parts in scene.lesions.items()}
     meta = {
-        "view": view, "sex": sex, "age": age, "severity": scene.meta["severity"], "devices": scene.meta["devices"],
+        "view": view, "sex": sex, "age": age, "severity": scene.meta["severity"],
+        "devices": scene.meta["devices"],
         "cardiothoracic_ratio": cardiothoracic_ratio(anatomy),
     }  # fmt: skip
     return Phantom(image, masks, anatomy, boxes, meta)

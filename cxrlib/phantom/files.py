@@ -1,4 +1,5 @@
-"""The cohort's two binary files, written fast and always with the same bytes: a grey PNG and a bundle of masks."""
+"""The cohort's two binary files, written fast and always with the same bytes: a grey PNG and a bundle of
+masks."""
 
 import struct
 import zipfile
@@ -9,7 +10,8 @@ import numpy as np
 
 
 def write_png(path: Path, image_YX: np.ndarray) -> None:
-    """Writes an 8-bit grey PNG. Rows are stored as differences from the row above, then run-length and Huffman coded.
+    """Writes an 8-bit grey PNG. Rows are stored as differences from the row above, then run-length and
+    Huffman coded.
 
     Pillow tries every filter on every row, which takes longer than the drawing of some organs.
     """
@@ -27,11 +29,14 @@ def write_png(path: Path, image_YX: np.ndarray) -> None:
             (b"IDAT", data),
             (b"IEND", b""),
         ):
-            file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+            file.write(
+                struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            )
 
 
 def write_masks(path: Path, masks: dict[str, np.ndarray]) -> None:
-    """Writes masks as an `.npz` that `numpy.load` reads: `names` and `bits`, one bit per pixel, rows padded to whole bytes."""
+    """Writes masks as an `.npz` that `numpy.load` reads: `names` and `bits`, one bit per pixel, rows padded
+    to whole bytes."""
     arrays = {"names": np.array(list(masks)), "bits": np.packbits(np.stack(list(masks.values())), axis=-1)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bundle:
         for name, array in arrays.items():

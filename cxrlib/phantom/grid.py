@@ -1,7 +1,7 @@
 """The canvas: a square grid in centimetres, and the few operations that every shape is made with.
 
-x points to the right of the image (the patient's left), y points down, the origin is the image's centre. All thicknesses are in
-centimetres along the beam.
+x points to the right of the image (the patient's left), y points down, the origin is the image's centre.
+All thicknesses are in centimetres along the beam.
 """
 
 import functools
@@ -11,7 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 FIELD_CM = 37.0
-"""Side of the square field of view. A 35 x 43 cm film squeezed to a square, as NIH's images are, spans about this."""
+"""Side of the square field of view. A 35 x 43 cm film squeezed to a square, as NIH's images are, spans
+about this."""
 
 
 class Grid(NamedTuple):
@@ -86,7 +87,8 @@ def ellipse_d2(g: Grid, x: float, y: float, rx: float, ry: float, angle: float =
 
 
 def splat(g: Grid, x_P: np.ndarray, y_P: np.ndarray, volume_P: np.ndarray) -> np.ndarray:
-    """Puts small volumes (cm3) at points, shared between the four nearest pixels, and returns thickness in cm.
+    """Puts small volumes (cm3) at points, shared between the four nearest pixels, and returns thickness in
+    cm.
 
     A tube is a row of such points, blurred to its width afterwards. Matter is conserved, so overlaps add up.
 
@@ -125,12 +127,15 @@ def _taps(out: int, knots: int) -> tuple[np.ndarray, np.ndarray]:
     at = (np.arange(out) + 0.5) / out * (knots - 3)
     base = np.floor(at).astype(np.int64)
     f = (at - base).astype(np.float32)
-    w = np.stack([(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3]) / np.float32(6)
+    w = np.stack(
+        [(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3]
+    ) / np.float32(6)
     return base[None] + np.arange(4)[:, None], w.astype(np.float32)
 
 
 def stretch(low_JI: np.ndarray, size: int) -> np.ndarray:
-    """A coarse field spread smoothly (cubic B-spline) over size x size pixels. No BLAS, so the same bytes on any thread count."""
+    """A coarse field spread smoothly (cubic B-spline) over size x size pixels. No BLAS, so the same bytes
+    on any thread count."""
     index, weight = _taps(size, low_JI.shape[1])
     wide = sum(low_JI[:, index[k]] * weight[k][None, :] for k in range(4))
     index, weight = _taps(size, low_JI.shape[0])

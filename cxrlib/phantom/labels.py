@@ -1,7 +1,7 @@
 """Which findings a cohort has: label sets, views, ages and visits in the proportions of the real NIH table.
 
-Three small tables of counts ship beside this file. `derive_tables` makes them anew from NIH's `Data_Entry_2017_v2020.csv`, of which
-the torchxrayvision package carries a copy.
+Three small tables of counts ship beside this file. `derive_tables` makes them anew from NIH's
+`Data_Entry_2017_v2020.csv`, of which the torchxrayvision package carries a copy.
 """
 
 import functools
@@ -18,7 +18,8 @@ HERE = Path(__file__).parent
 CELLS = ("PA_F", "PA_M", "AP_F", "AP_M")
 TABLES = ("nih_label_sets.csv", "nih_ages.csv", "nih_visits.csv")
 STAY = 0.5
-"""Chance that a visit repeats the findings of the visit before; else it draws anew, which leaves the proportions as they are."""
+"""Chance that a visit repeats the findings of the visit before; else it draws anew, which leaves the
+proportions as they are."""
 MOST_VISITS = 12
 """Visits of one patient are cut here (NIH has up to 184), lest one patient fill a small cohort."""
 TEST_FRACTION = 25_596 / 112_120
@@ -40,7 +41,9 @@ def derive_tables(data_entry: str | Path) -> dict[str, pd.DataFrame]:
     names = table["Finding Labels"].map(lambda s: "|".join(sorted(s.split("|"))))
     sets = pd.crosstab(names, cell).reindex(columns=list(CELLS), fill_value=0)
     sets = sets.loc[sorted(sets.index, key=lambda s: (-int(sets.loc[s].sum()), s))]
-    ages = pd.crosstab((table["Patient Age"] // 5 * 5).rename("age_from"), cell).reindex(columns=list(CELLS), fill_value=0)
+    ages = pd.crosstab((table["Patient Age"] // 5 * 5).rename("age_from"), cell).reindex(
+        columns=list(CELLS), fill_value=0
+    )
     visits = table.groupby("Patient ID").size().value_counts().sort_index()
     return {
         TABLES[0]: sets.rename_axis("labels", axis=0).rename_axis(None, axis=1).reset_index(),
@@ -75,7 +78,8 @@ def nih_prevalence() -> np.ndarray:
 
 
 def enriched_prevalence() -> np.ndarray:
-    """The goal of `prevalence="enriched"`: 0.10 plus a third of NIH's share, so from 10 % (Hernia) to 16 % (Infiltration)."""
+    """The goal of `prevalence="enriched"`: 0.10 plus a third of NIH's share, so from 10 % (Hernia) to 16 %
+    (Infiltration)."""
     return 0.10 + nih_prevalence() / 3
 
 
@@ -83,8 +87,9 @@ def enriched_prevalence() -> np.ndarray:
 def set_weights(prevalence: str) -> np.ndarray:
     """How often each real label set is drawn, per view and sex, float64 [sets, 4]; sums to 1.
 
-    "enriched" multiplies each set by one factor per finding in it, found by iterating until every finding reaches its goal and
-    a quarter of the images have none (raking). Sets keep their real company: only their frequencies change.
+    "enriched" multiplies each set by one factor per finding in it, found by iterating until every finding
+    reaches its goal and a quarter of the images have none (raking). Sets keep their real company: only
+    their frequencies change.
     """
     sets, member, _, _ = _tables()
     count = sets[list(CELLS)].to_numpy(np.float64)
@@ -112,11 +117,12 @@ def cohort_labels(n: int, seed: int, *, prevalence: str = "nih", label_noise: fl
         n: Images.
         seed: Of the cohort.
         prevalence: "nih", or "enriched" so that rare findings are frequent enough for a small cohort.
-        label_noise: Chance that a positive label is lost. False positives are added at the rate that keeps each
-            finding's share.
+        label_noise: Chance that a positive label is lost. False positives are added at the rate that keeps
+            each finding's share.
 
     Returns:
-        One row per image: image, patient, follow_up, age, sex, view, split ("train_val"/"test"), truth (findings drawn)
+        One row per image: image, patient, follow_up, age, sex, view, split ("train_val"/"test"), truth
+            (findings drawn)
         and labels (findings written), both as "A|B" or "No Finding".
 
     Raises:
@@ -140,7 +146,10 @@ def cohort_labels(n: int, seed: int, *, prevalence: str = "nih", label_noise: fl
     while len(rows) < n:
         patient += 1
         sex = "M" if rng.random() < male else "F"
-        count = min(int(visits["images"].iloc[min(np.searchsorted(visit_cdf, rng.random()), len(visits) - 1)]), MOST_VISITS)
+        count = min(
+            int(visits["images"].iloc[min(np.searchsorted(visit_cdf, rng.random()), len(visits) - 1)]),
+            MOST_VISITS,
+        )
         age = None
         chosen = None
         for visit in range(min(count, n - len(rows))):
@@ -149,7 +158,11 @@ def cohort_labels(n: int, seed: int, *, prevalence: str = "nih", label_noise: fl
             index, view = chosen // 2, ("PA", "AP")[chosen % 2]
             if age is None:
                 p = ages[f"{view}_{sex}"].to_numpy(np.float64)
-                age = int(ages["age_from"].iloc[int(np.searchsorted(np.cumsum(p) / p.sum(), rng.random(), side="right"))])
+                age = int(
+                    ages["age_from"].iloc[
+                        int(np.searchsorted(np.cumsum(p) / p.sum(), rng.random(), side="right"))
+                    ]
+                )
                 age += int(rng.integers(0, 5))
             elif rng.random() < 0.3:
                 age += 1

@@ -23,7 +23,8 @@ ADD = {
     "Pleural_Thickening": pleura.pleural_thickening,
     "Hernia": pleura.hernia,
 }
-"""Finding -> function(scene, rng, severity, known) that adds or removes matter. None: the plan alone shows it."""
+"""Finding -> function(scene, rng, severity, known) that adds or removes matter. None: the plan alone shows
+it."""
 
 
 def streams(seed: np.random.SeedSequence | int, findings) -> dict[str, np.random.Generator]:
@@ -31,17 +32,27 @@ def streams(seed: np.random.SeedSequence | int, findings) -> dict[str, np.random
     root = seed.entropy if isinstance(seed, np.random.SeedSequence) else seed
     key = seed.spawn_key if isinstance(seed, np.random.SeedSequence) else ()
     return {
-        name: np.random.default_rng(np.random.SeedSequence(root, spawn_key=(*key, 100 + NIH_FINDINGS.index(name))))
+        name: np.random.default_rng(
+            np.random.SeedSequence(root, spawn_key=(*key, 100 + NIH_FINDINGS.index(name)))
+        )
         for name in findings
     }
 
 
-def displace(shape: Shape, rngs: dict[str, np.random.Generator], severity: dict[str, float]) -> dict[str, dict]:
+def displace(
+    shape: Shape, rngs: dict[str, np.random.Generator], severity: dict[str, float]
+) -> dict[str, dict]:
     """First step: changes the plan. Returns what each finding's second step must know."""
-    return {f: (DISPLACE[f](shape, rngs[f], severity[f]) if f in DISPLACE else {}) for f in NIH_FINDINGS if f in rngs}
+    return {
+        f: (DISPLACE[f](shape, rngs[f], severity[f]) if f in DISPLACE else {})
+        for f in NIH_FINDINGS
+        if f in rngs
+    }
 
 
-def add(scene: Scene, rngs: dict[str, np.random.Generator], severity: dict[str, float], known: dict[str, dict]) -> None:
+def add(
+    scene: Scene, rngs: dict[str, np.random.Generator], severity: dict[str, float], known: dict[str, dict]
+) -> None:
     """Second step: adds and removes matter, and notes the masks."""
     if "Cardiomegaly" in rngs:
         scene.add_lesion("Cardiomegaly", scene.anatomy["Heart"])

@@ -1,13 +1,16 @@
-"""Opacities inside the lungs: nodule, mass, infiltration, pneumonia, consolidation, atelectasis, edema, fibrosis.
+"""Opacities inside the lungs: nodule, mass, infiltration, pneumonia, consolidation, atelectasis, edema,
+fibrosis.
 
-The three that radiologists confuse differ here by a sign each. Infiltration: a thin, ragged haze through which vessels show.
-Pneumonia: a denser, patchy segment with dark air-filled bronchi in it. Consolidation: dense and even, vessels lost, one straight
+The three that radiologists confuse differ here by a sign each. Infiltration: a thin, ragged haze through
+which vessels show.
+Pneumonia: a denser, patchy segment with dark air-filled bronchi in it. Consolidation: dense and even,
+    vessels lost, one straight
 edge along a fissure.
 """
 
 import numpy as np
 
-from cxrlib.phantom.grid import blur, cloud, half_chord, ramp
+from cxrlib.phantom.grid import cloud, half_chord, ramp
 from cxrlib.phantom.place import fill, lung_of, pick_side, spot
 from cxrlib.phantom.scene import Scene
 from cxrlib.phantom.vessels import draw_tubes, grow, hilum
@@ -17,7 +20,9 @@ def _polar(scene: Scene, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
     return scene.x_YX - np.float32(x), scene.y_Y1 - np.float32(y)
 
 
-def _ball(scene: Scene, rng: np.random.Generator, finding: str, radius: float, *, ragged: float, dense: float) -> None:
+def _ball(
+    scene: Scene, rng: np.random.Generator, finding: str, radius: float, *, ragged: float, dense: float
+) -> None:
     """A lump of soft tissue with a slightly lobed outline; its air makes room."""
     side = pick_side(rng)
     x, y = spot(scene, rng, side, height=(0.12, 0.92), outward=(0.15, 0.85))
@@ -25,7 +30,9 @@ def _ball(scene: Scene, rng: np.random.Generator, finding: str, radius: float, *
     lobes = rng.normal(0, ragged, 4)
     phase = rng.uniform(0, 2 * np.pi, 4)
     angle = np.arctan2(dy, dx)
-    outline = 1 + sum(lobes[k] / (1 + 0.4 * k) * np.cos((k + 2) * angle + np.float32(phase[k])) for k in range(4))
+    outline = 1 + sum(
+        lobes[k] / (1 + 0.4 * k) * np.cos((k + 2) * angle + np.float32(phase[k])) for k in range(4)
+    )
     squash = float(rng.uniform(0.85, 1.18))
     d2 = ((dx * squash) ** 2 + (dy / squash) ** 2) / (np.float32(radius) * outline.astype(np.float32)) ** 2
     depth = np.minimum(2 * np.float32(radius) * half_chord(d2), scene.air) * lung_of(scene, side)
@@ -68,7 +75,11 @@ def pneumonia(scene: Scene, rng: np.random.Generator, severity: float, known: di
     rx, ry = float(rng.uniform(3.6, 5.1)), float(rng.uniform(4.1, 6.1))
     edge = (dx / rx) ** 2 + (dy / ry) ** 2 + 0.22 * cloud(rng, scene.grid.size, 2.4)
     zone = ramp(edge, 1.15, 0.35) * lung_of(scene, side)
-    dense = zone * np.float32(0.46 + 0.22 * severity) * np.clip(1 + 0.10 * cloud(rng, scene.grid.size, 1.2), 0.7, 1.2)
+    dense = (
+        zone
+        * np.float32(0.46 + 0.22 * severity)
+        * np.clip(1 + 0.10 * cloud(rng, scene.grid.size, 1.2), 0.7, 1.2)
+    )
     fill(scene, dense)
     # Air bronchograms: tubes that keep their air while the tissue round them fills.
     hx, hy = hilum(scene, side)
@@ -96,7 +107,8 @@ def consolidation(scene: Scene, rng: np.random.Generator, severity: float, known
 
 
 def atelectasis(scene: Scene, rng: np.random.Generator, severity: float, known: dict) -> None:
-    """Collapsed lung: thin plates above the dome, or a wedge from the hilum; the dome has risen (see `displace`)."""
+    """Collapsed lung: thin plates above the dome, or a wedge from the hilum; the dome has risen (see
+    `displace`)."""
     side = known["side"]
     s = scene.shape
     lung = lung_of(scene, side)
@@ -112,7 +124,9 @@ def atelectasis(scene: Scene, rng: np.random.Generator, severity: float, known: 
             half = np.float32(0.34 + 0.26 * severity)
             long = np.float32(rng.uniform(3.2, 4.8))
             plate = ramp((off / half) ** 2, 1.8, 0.0) * ramp(np.abs(dx + 0.3 * off), long, long * 0.35) * lung
-            scene.matter += np.float32(2.2 + 1.7 * severity) * plate * np.clip(scene.air * np.float32(1 / 6.0), 0, 1)
+            scene.matter += (
+                np.float32(2.2 + 1.7 * severity) * plate * np.clip(scene.air * np.float32(1 / 6.0), 0, 1)
+            )
             mask |= plate > 0.25
         scene.add_lesion("Atelectasis", mask)
     else:
@@ -134,7 +148,8 @@ def atelectasis(scene: Scene, rng: np.random.Generator, severity: float, known: 
 
 
 def edema(scene: Scene, rng: np.random.Generator, severity: float, known: dict) -> None:
-    """Haze in both lungs around the hila, like a bat's wings, and short lines at the sides of the bases (Kerley B)."""
+    """Haze in both lungs around the hila, like a bat's wings, and short lines at the sides of the bases
+    (Kerley B)."""
     n = scene.grid.size
     texture = np.clip(0.85 + 0.25 * cloud(rng, n, 1.4) + 0.2 * cloud(rng, n, 4.0), 0.3, 1.6)
     lines = []
@@ -148,7 +163,17 @@ def edema(scene: Scene, rng: np.random.Generator, severity: float, known: dict) 
         for k in range(9):
             y = dome - 0.3 - 0.62 * k
             t = np.linspace(0, 1.6, 16)
-            lines.append(np.stack([side * (scene.shape.half_width - 0.5 - t), y + 0.1 * t, np.full(16, 0.11), np.full(16, 0.1)], -1))
+            lines.append(
+                np.stack(
+                    [
+                        side * (scene.shape.half_width - 0.5 - t),
+                        y + 0.1 * t,
+                        np.full(16, 0.11),
+                        np.full(16, 0.1),
+                    ],
+                    -1,
+                )
+            )
     lung = scene.anatomy["Left Lung"] | scene.anatomy["Right Lung"]
     scene.matter += np.float32(5.0 * (0.5 + 0.5 * severity)) * draw_tubes(scene, np.concatenate(lines)) * lung
 
@@ -169,5 +194,7 @@ def fibrosis(scene: Scene, rng: np.random.Generator, severity: float, known: dic
     n = scene.grid.size
     f1, f2 = cloud(rng, n, 1.25), cloud(rng, n, 0.85)
     net = np.exp(-((f1 / 0.28) ** 2)) + 0.8 * np.exp(-((f2 / 0.28) ** 2))
-    scene.matter += np.float32(1.4 + 1.5 * severity) * net * zone * np.clip(scene.air * np.float32(1 / 6.0), 0, 1)
+    scene.matter += (
+        np.float32(1.4 + 1.5 * severity) * net * zone * np.clip(scene.air * np.float32(1 / 6.0), 0, 1)
+    )
     fill(scene, zone * np.float32(0.06 + 0.08 * severity))

@@ -1,4 +1,5 @@
-"""Soft organs: the body's wall, lungs with their domes, heart, aorta, mediastinum, airway, breasts and the gas below."""
+"""Soft organs: the body's wall, lungs with their domes, heart, aorta, mediastinum, airway, breasts and the
+gas below."""
 
 import numpy as np
 from scipy import ndimage
@@ -26,7 +27,8 @@ def body(scene: Scene) -> None:
     torso = 2 * front * half_chord((u / outer) ** 2 * (0.35 + 0.65 * (u / outer) ** 2))
     torso *= 1 + np.float32(0.10) * ramp(y, 4.0, 13.0)
     torso *= 0.66 + 0.34 * ramp(y, s.apex_y - 3.5, s.apex_y + 9.0)  # thinner towards the neck
-    # Trapezius: steep at the neck, flat to the shoulder's tip; below the shoulder the arm leaves the torso at the axilla.
+    # Trapezius: steep at the neck, flat to the shoulder's tip; below the shoulder the arm leaves the torso
+    # at the axilla.
     top = (
         np.float32(s.apex_y - 1.9 + 0.2 * w)
         + np.float32(0.13 + 0.05 * min(arms, 2.5)) * (u - 5.0)
@@ -48,7 +50,8 @@ def body(scene: Scene) -> None:
 
 
 def lungs(scene: Scene) -> None:
-    """Lung chords between wall, apex and domes, before heart and mediastinum take their part; and the anatomy below."""
+    """Lung chords between wall, apex and domes, before heart and mediastinum take their part; and the
+    anatomy below."""
     s = scene.shape
     x, y = scene.x_YX, scene.y_Y1
     u, left = np.abs(x), x > 0
@@ -57,7 +60,9 @@ def lungs(scene: Scene) -> None:
     top = y - np.float32(s.apex_y) - (u - 5.0) ** 2 * np.where(u > 5.0, np.float32(0.10), np.float32(0.34))
     chord = np.minimum(chord, np.float32(s.depth * 0.9) * np.sqrt(np.clip(top / 5.0, 0, 1)))
     curve = np.where(left, np.float32(s.dome_curve[1]), np.float32(s.dome_curve[0]))
-    dome = np.where(left, np.float32(s.dome_y[1]), np.float32(s.dome_y[0])) + curve * (u - 6.2) ** 2 * np.where(u > 6.2, np.float32(0.85), np.float32(0.7))
+    dome = np.where(left, np.float32(s.dome_y[1]), np.float32(s.dome_y[0])) + curve * (
+        u - 6.2
+    ) ** 2 * np.where(u > 6.2, np.float32(0.85), np.float32(0.7))
     below = np.sqrt(np.maximum((y - dome) / np.float32(4.2), 0)) * np.float32(s.depth)
     scene.meta["dome_YX"] = dome
     scene.air = 2 * np.maximum(chord - below, 0)
@@ -89,16 +94,40 @@ def heart_and_vessels(scene: Scene) -> None:
     to_left = _contour(
         y,
         [(-30, 3.4), (s.apex_y - 2, 2.6 + lean), (ay - 2.2, 2.5 + lean), (ay - 0.6, knob), (ay + 0.5, knob)]
-        + [(ay + 1.9, 2.75 + lean + 0.3 * b.aorta), (ay + 3.4, 3.5 + lean), (ay + 4.6, 3.75 + lean + 0.05 * big)]
-        + [(0.5 * (top + floor) + 0.3, 0.60 * left + 1.5), (floor - 2.6, 0.97 * left), (floor - 1.2, left), (floor - 0.1, left)]
+        + [
+            (ay + 1.9, 2.75 + lean + 0.3 * b.aorta),
+            (ay + 3.4, 3.5 + lean),
+            (ay + 4.6, 3.75 + lean + 0.05 * big),
+        ]
+        + [
+            (0.5 * (top + floor) + 0.3, 0.60 * left + 1.5),
+            (floor - 2.6, 0.97 * left),
+            (floor - 1.2, left),
+            (floor - 0.1, left),
+        ]
         + [(floor + 1.6, 0.93 * left), (floor + 3.0, 0.75 * left), (floor + 4.5, 2.5)],
         smooth,
     )
     to_right = _contour(
         y,
-        [(-30, 3.4), (s.apex_y - 2, 2.7 - lean), (s.apex_y + 3, 2.45 - lean), (ay + 0.5, 2.55 - lean + 0.35 * b.aorta)]
-        + [(ay + 3.6, 2.75 - lean + 0.3 * b.aorta), (top + 1.4, 0.78 * right), (floor - 5.6, 0.96 * right), (floor - 4.2, right)]
-        + [(floor - 2.8, right), (floor - 0.8, 0.93 * right), (floor + 0.8, 0.75 * right), (floor + 3.5, 2.3)],
+        [
+            (-30, 3.4),
+            (s.apex_y - 2, 2.7 - lean),
+            (s.apex_y + 3, 2.45 - lean),
+            (ay + 0.5, 2.55 - lean + 0.35 * b.aorta),
+        ]
+        + [
+            (ay + 3.6, 2.75 - lean + 0.3 * b.aorta),
+            (top + 1.4, 0.78 * right),
+            (floor - 5.6, 0.96 * right),
+            (floor - 4.2, right),
+        ]
+        + [
+            (floor - 2.8, right),
+            (floor - 0.8, 0.93 * right),
+            (floor + 0.8, 0.75 * right),
+            (floor + 3.5, 2.3),
+        ],
         smooth,
     )
     to_left *= np.float32(left) / to_left[(y[:, 0] > top) & (y[:, 0] < floor + 1)].max(initial=left)
@@ -109,7 +138,11 @@ def heart_and_vessels(scene: Scene) -> None:
     edge = half_chord(m**2)
     front = (9.0 + 3.6 * low) * edge * (low + (1 - low) * edge)
     arch = ((x - np.float32(knob - ar)) / ar) ** 2 + ((y - np.float32(ay)) / (ar * 1.15)) ** 2
-    dsc_x = 1.5 + 0.5 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi) - 0.4 * ramp(y, ay, floor)
+    dsc_x = (
+        1.5
+        + 0.5 * b.aorta * np.sin(np.clip((y - ay) / (floor - ay), 0, 1) * np.pi)
+        - 0.4 * ramp(y, ay, floor)
+    )
     dsc_r = np.float32(1.25 + 0.35 * b.aorta)
     tube = ((x - dsc_x) / dsc_r) ** 2
     down = ramp(y, ay - 1.0, ay + 0.6) * (y < dome + 3)
@@ -120,7 +153,9 @@ def heart_and_vessels(scene: Scene) -> None:
     scene.meta["field"] = scene.air > 0.6
     rest = scene.air[:, cols] - np.maximum(taken, pad * (0.3 + 0.4 * max(b.weight, 0)))
     scene.air[:, cols] = np.maximum(rest, 0)
-    scene.matter[:, cols] += np.float32(0.8) * half_chord(arch) + down * np.float32(0.6 + 0.5 * b.aorta) * half_chord(tube)
+    scene.matter[:, cols] += np.float32(0.8) * half_chord(arch) + down * np.float32(
+        0.6 + 0.5 * b.aorta
+    ) * half_chord(tube)
     chest = (y > s.apex_y + 1) & (y < dome + 3.0)
     bottom = floor + 0.9 + 0.10 * big + np.float32(0.16) * x - 0.012 * (x - 2) ** 2
     within = np.abs(m) < 1
@@ -152,7 +187,9 @@ def airway(scene: Scene) -> None:
     for side, slope, length in ((-1, 0.75, 3.0), (1, 1.05, 3.6)):
         along = (x - axis) * side
         wall = (y - carina - slope * 0.75 * along) / 0.62
-        gas = np.maximum(gas, 1.15 * half_chord(wall**2) * ramp(along, -0.3, 0.2) * ramp(along, length, length * 0.5))
+        gas = np.maximum(
+            gas, 1.15 * half_chord(wall**2) * ramp(along, -0.3, 0.2) * ramp(along, length, length * 0.5)
+        )
     scene.matter[rows, cols] -= gas
     mask = np.zeros(scene.body.shape, bool)
     mask[rows, cols] = (d2 < 1) & (y < carina)
@@ -173,11 +210,16 @@ def breasts(scene: Scene) -> None:
         d2 = ((x - np.float32(cx)) / r) ** 2 + (dy / ry) ** 2
         inside = np.maximum(1 - d2, 0)
         crisp = ramp(dy, -3.5, 0.5)
-        scene.matter += np.float32(b.breast * 0.62) * (crisp * np.sqrt(inside) + (1 - crisp) * inside) * (scene.body > 0.5)
+        scene.matter += (
+            np.float32(b.breast * 0.62)
+            * (crisp * np.sqrt(inside) + (1 - crisp) * inside)
+            * (scene.body > 0.5)
+        )
 
 
 def gut_gas(scene: Scene, rng: np.random.Generator) -> None:
-    """The stomach's bubble below the left dome, with a flat fluid level when upright, and loops of gas beside it."""
+    """The stomach's bubble below the left dome, with a flat fluid level when upright, and loops of gas
+    beside it."""
     s, x, y = scene.shape, scene.x_YX, scene.y_Y1
     if rng.random() < 0.6:
         rx, ry = float(rng.uniform(1.2, 3.6)), float(rng.uniform(0.9, 2.4))
@@ -191,4 +233,6 @@ def gut_gas(scene: Scene, rng: np.random.Generator) -> None:
         cy = s.dome_y[1] + 3.0 + r + float(rng.uniform(0, 6))
         rows, cols = scene.window(cx - 1.4 * r, cx + 1.4 * r, cy - r, cy + r)
         d2 = ((x[rows, cols] - np.float32(cx)) / (1.35 * r)) ** 2 + ((y[rows] - np.float32(cy)) / r) ** 2
-        scene.matter[rows, cols] -= (np.float32(rng.uniform(1.0, 3.0)) * np.maximum(1 - d2, 0)).astype(np.float32)
+        scene.matter[rows, cols] -= (np.float32(rng.uniform(1.0, 3.0)) * np.maximum(1 - d2, 0)).astype(
+            np.float32
+        )

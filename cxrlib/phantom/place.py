@@ -6,7 +6,9 @@ from cxrlib.phantom.organs import lung_half_width
 from cxrlib.phantom.scene import Scene
 
 
-def spot(scene: Scene, rng: np.random.Generator, side: int, *, height=(0.15, 0.9), outward=(0.2, 0.85)) -> tuple[float, float]:
+def spot(
+    scene: Scene, rng: np.random.Generator, side: int, *, height=(0.15, 0.9), outward=(0.2, 0.85)
+) -> tuple[float, float]:
     """A random place in a lung.
 
     Args:
@@ -36,7 +38,8 @@ def lung_of(scene: Scene, side: int) -> np.ndarray:
 
 
 def fill(scene: Scene, fraction_YX: np.ndarray) -> None:
-    """Replaces a fraction of the lung's air by water along each beam; vessels there lose their outline (silhouette sign).
+    """Replaces a fraction of the lung's air by water along each beam; vessels there lose their outline
+    (silhouette sign).
 
     Args:
         scene: Changed in place.

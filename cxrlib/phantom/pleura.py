@@ -66,7 +66,15 @@ def pleural_thickening(scene: Scene, rng: np.random.Generator, severity: float, 
         edge = a - u
         along = ramp(np.abs(y - np.float32(middle)), half, half * 0.6)
         thick = thick * along
-    rind = ramp(edge - thick * (1 + 0.25 * np.sin(y * float(rng.uniform(0.6, 1.3)) + float(rng.uniform(0, 6)))), 0.35, -0.25) * along * lung
+    rind = (
+        ramp(
+            edge - thick * (1 + 0.25 * np.sin(y * float(rng.uniform(0.6, 1.3)) + float(rng.uniform(0, 6)))),
+            0.35,
+            -0.25,
+        )
+        * along
+        * lung
+    )
     scene.matter += np.float32(1.5 + 1.7 * severity) * rind
     fill(scene, rind * np.float32(0.45))
     scene.add_lesion("Pleural_Thickening", rind > 0.3)

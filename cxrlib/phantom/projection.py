@@ -1,4 +1,5 @@
-"""From thickness to grey: Beer-Lambert attenuation, scatter, quantum noise, detector blur and the display window."""
+"""From thickness to grey: Beer-Lambert attenuation, scatter, quantum noise, detector blur and the display
+window."""
 
 import dataclasses
 
@@ -9,7 +10,8 @@ from cxrlib.phantom.grid import blur, stretch
 from cxrlib.phantom.scene import Scene, Shape
 
 MU_SOFT = 0.185
-"""Linear attenuation of soft tissue, 1/cm, at a chest tube's effective energy of about 70 keV (our decision: rounded)."""
+"""Linear attenuation of soft tissue, 1/cm, at a chest tube's effective energy of about 70 keV (our
+decision: rounded)."""
 MU_BONE = 0.50
 """Of bone."""
 MU_METAL = 6.0
@@ -24,7 +26,8 @@ class Exposure:
         photons: Quanta per cm2 of bare detector, which sets the noise.
         scatter: Scattered over primary light at the detector, far from edges.
         blur_cm: Sigma of the detector's and the focus's blur.
-        dark, bright: Optical depths of a healthy lung and of the mediastinum, which the display's window is set by.
+        dark, bright: Optical depths of a healthy lung and of the mediastinum, which the display's window is
+            set by.
         grey_dark, grey_bright: The greys they are shown as.
         edges: Strength of the processing that lifts fine detail, as digital systems do.
         fog: Grey of bare air.
@@ -42,7 +45,8 @@ class Exposure:
 
 
 def draw_exposure(rng: np.random.Generator, *, view: str, build: Build, shape: Shape) -> Exposure:
-    """Draws an exposure for a healthy body of this build; AP films are flatter and noisier, for want of a grid and of power."""
+    """Draws an exposure for a healthy body of this build; AP films are flatter and noisier, for want of a
+    grid and of power."""
     ap = view == "AP"
     thick = 2 * (shape.depth + 1.9 + 0.55 * build.wall)
     return Exposure(
@@ -63,10 +67,16 @@ def optical_depth(scene: Scene) -> np.ndarray:
     lost = scene.air * (1.0 - scene.lung_density)
     soft = scene.body - lost + 1.15 * scene.vessels + scene.matter
     soft = np.maximum(soft, 0.02 * scene.body)
-    return np.float32(MU_SOFT) * soft + np.float32(MU_BONE - MU_SOFT) * scene.bone + np.float32(MU_METAL) * scene.metal
+    return (
+        np.float32(MU_SOFT) * soft
+        + np.float32(MU_BONE - MU_SOFT) * scene.bone
+        + np.float32(MU_METAL) * scene.metal
+    )
 
 
-def project(depth_YX: np.ndarray, exposure: Exposure, rng: np.random.Generator, *, pitch: float) -> np.ndarray:
+def project(
+    depth_YX: np.ndarray, exposure: Exposure, rng: np.random.Generator, *, pitch: float
+) -> np.ndarray:
     """Optical depth -> grey picture, uint8 [Y, X], dense matter bright.
 
     Args:
@@ -102,17 +112,20 @@ def project(depth_YX: np.ndarray, exposure: Exposure, rng: np.random.Generator, 
 
 
 def _display(exposure: Exposure) -> np.ndarray:
-    """The display's toe and shoulder as a table, uint8 [2400], for greys from -200 to 400 in quarters: they bend off towards
-    black and white instead of being cut."""
+    """The display's toe and shoulder as a table, uint8 [2400], for greys from -200 to 400 in quarters: they
+    bend off towards black and white instead of being cut."""
     grey = np.arange(2400) / 4 - 200
     knee, top, toe = exposure.grey_bright - 10, 236.0, 40.0
-    bent = np.where(grey > knee, knee + (top - knee) * (1 - np.exp(-np.maximum(grey - knee, 0) / (top - knee))), grey)
+    bent = np.where(
+        grey > knee, knee + (top - knee) * (1 - np.exp(-np.maximum(grey - knee, 0) / (top - knee))), grey
+    )
     bent = np.where(bent < toe, toe * np.exp((np.minimum(bent, toe) - toe) / toe), bent)
     return np.clip(np.maximum(bent, exposure.fog) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _coarse(image_YX: np.ndarray, sigma: float) -> np.ndarray:
-    """A 16 x 16 likeness of a picture, blurred by `sigma` of its pixels, with the margin that `stretch` wants."""
+    """A 16 x 16 likeness of a picture, blurred by `sigma` of its pixels, with the margin that `stretch`
+    wants."""
     n = image_YX.shape[0]
     edges = np.linspace(0, n, 17).astype(np.int64)[:-1]
     width = np.diff(np.append(edges, n)).astype(np.float32)

@@ -1,4 +1,5 @@
-"""The scene: one body on one film, as thicknesses in cm, which findings then change before it is projected."""
+"""The scene: one body on one film, as thicknesses in cm, which findings then change before it is
+projected."""
 
 import dataclasses
 import math
@@ -11,9 +12,11 @@ from cxrlib.phantom.grid import FIELD_CM, Grid
 
 @dataclasses.dataclass
 class Shape:
-    """Plan of the chest's inside: where its surfaces lie. Findings that displace organs change it before anything is drawn.
+    """Plan of the chest's inside: where its surfaces lie. Findings that displace organs change it before
+    anything is drawn.
 
-    Pairs are (patient's right, patient's left). Lengths in cm in the body's own frame (x right of the image, y down).
+    Pairs are (patient's right, patient's left). Lengths in cm in the body's own frame (x right of the
+    image, y down).
     """
 
     apex_y: float
@@ -72,7 +75,8 @@ class Scene:
         return x * p.scale + p.shift_x + p.tilt * film_y + bend(self.build, film_y), film_y
 
     def window(self, x0: float, x1: float, y0: float, y1: float) -> tuple[slice, slice]:
-        """Rows and columns that hold a box given in the body's frame, with a margin for the midline's bend."""
+        """Rows and columns that hold a box given in the body's frame, with a margin for the midline's
+        bend."""
         n, pitch = self.grid.size, self.grid.pitch
         xs, ys = self.to_film(np.array([x0, x0, x1, x1]), np.array([y0, y1, y0, y1]))
         pad = 0.4
@@ -122,7 +126,11 @@ def plan(build: Build, pose: Pose) -> Shape:
 
 def open_scene(g: Grid, build: Build, pose: Pose, shape: Shape) -> Scene:
     """An empty scene with its frame laid out."""
-    x = g.x_1X - np.float32(pose.shift_x) - (np.float32(pose.tilt) * g.y_Y1 + bend(build, g.y_Y1).astype(np.float32))
+    x = (
+        g.x_1X
+        - np.float32(pose.shift_x)
+        - (np.float32(pose.tilt) * g.y_Y1 + bend(build, g.y_Y1).astype(np.float32))
+    )
     x = (x / np.float32(pose.scale)).astype(np.float32)
     y = ((g.y_Y1 - np.float32(pose.shift_y)) / np.float32(pose.scale)).astype(np.float32)
     scene = Scene(g, build, pose, shape, x, y)

@@ -1,4 +1,5 @@
-"""A contact sheet: one healthy chest and each of the 14 findings, with their boxes. Every picture is synthetic."""
+"""A contact sheet: one healthy chest and each of the 14 findings, with their boxes. Every picture is
+synthetic."""
 
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from cxrlib.phantom.drawing import draw
 COLUMNS, ROWS, GAP, CAPTION = 5, 3, 6, 18
 
 
-def contact_sheet(*, size: int = 224, seed: int = 0, severity: float = 0.7, boxes: bool = True) -> Image.Image:
+def contact_sheet(
+    *, size: int = 224, seed: int = 0, severity: float = 0.7, boxes: bool = True
+) -> Image.Image:
     """Draws the sheet.
 
     Args:

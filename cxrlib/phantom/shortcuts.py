@@ -16,7 +16,8 @@ class Shortcut:
     """A cue.
 
     Fields:
-        kind: "drain" (a chest drain is drawn or not) or "marker" (the side marker is an R where the cue is present, else an L).
+        kind: "drain" (a chest drain is drawn or not) or "marker" (the side marker is an R where the cue is
+            present, else an L).
         finding: The finding it goes with.
         strength: Chance that the cue tells the truth: 0.5 says nothing, 1 gives the finding away.
         test_strength: The same on the test list.
@@ -29,7 +30,8 @@ class Shortcut:
 
 
 def parse_shortcut(text: str | None) -> Shortcut | None:
-    """Reads "KIND:FINDING:STRENGTH[:TEST_STRENGTH]", for example "drain:Pneumothorax:0.9:0.5"; None stays None.
+    """Reads "KIND:FINDING:STRENGTH[:TEST_STRENGTH]", for example "drain:Pneumothorax:0.9:0.5"; None stays
+    None.
 
     Raises:
         CxrError: The text is malformed.
@@ -42,7 +44,8 @@ def parse_shortcut(text: str | None) -> Shortcut | None:
         test = float(parts[3]) if len(parts) > 3 else strength
     except (IndexError, ValueError):
         raise CxrError(
-            f"shortcut {text!r} is not KIND:FINDING:STRENGTH[:TEST_STRENGTH], for example drain:Pneumothorax:0.9"
+            f"shortcut {text!r} is not KIND:FINDING:STRENGTH[:TEST_STRENGTH], "
+            "for example drain:Pneumothorax:0.9"
         ) from None
     if kind not in KINDS or len(parts) > 4:
         raise CxrError(f"shortcut kind {kind!r} is none of {', '.join(KINDS)}")
@@ -52,7 +55,8 @@ def parse_shortcut(text: str | None) -> Shortcut | None:
 
 
 def plant(table: pd.DataFrame, cue: Shortcut | None, seed: int) -> pd.DataFrame:
-    """Adds the columns `drain` (True, False or None = by nature) and `marker` ("L", "R" or "auto") to a cohort's table."""
+    """Adds the columns `drain` (True, False or None = by nature) and `marker` ("L", "R" or "auto") to a
+    cohort's table."""
     table = table.copy()
     table["drain"] = pd.Series([None] * len(table), dtype=object)
     table["marker"] = "auto"

@@ -10,7 +10,9 @@ def hilum(scene: Scene, side: int) -> tuple[float, float]:
     """Where a lung's root lies, cm; the left one (side +1) is the higher."""
     s = scene.shape
     middle = s.apex_y + 0.55 * (0.5 * sum(s.dome_y) - s.apex_y)
-    return side * (3.5 + 0.1 * (s.heart_width - 11)) + 0.3 * s.heart_shift, middle - (0.9 if side > 0 else 0.1)
+    return side * (3.5 + 0.1 * (s.heart_width - 11)) + 0.3 * s.heart_shift, middle - (
+        0.9 if side > 0 else 0.1
+    )
 
 
 def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int, step: float) -> np.ndarray:
@@ -58,7 +60,8 @@ def grow(rng: np.random.Generator, roots: np.ndarray, *, generations: int, step:
 
 
 def draw_tubes(scene: Scene, points_P4: np.ndarray, *, classes: int = 3) -> np.ndarray:
-    """Thickness of tubes given as points (x, y, radius, length), cm, in the body's frame; blurred to their width."""
+    """Thickness of tubes given as points (x, y, radius, length), cm, in the body's frame; blurred to their
+    width."""
     x, y = scene.to_film(points_P4[:, 0], points_P4[:, 1])
     radius = points_P4[:, 2]
     volume = np.pi * radius**2 * points_P4[:, 3]
@@ -81,15 +84,25 @@ def lung_markings(scene: Scene, rng: np.random.Generator) -> None:
     roots, trunks = [], []
     for side, name in ((-1, "Right Hilus Pulmonis"), (1, "Left Hilus Pulmonis")):
         hx, hy = hilum(scene, side)
-        # Directions fan from the apex (up) over the side to the base, seen for a lung on the right of the image.
+        # Directions fan from the apex (up) over the side to the base, seen for a lung on the right of the
+        # image.
         fan = np.linspace(-1.5, 1.45, 11) + rng.normal(0, 0.09, 11)
         width = np.where(fan < -0.3, s.upper_vessels, 1.0) * s.vessels
-        start = (hx + side * 0.2 * np.cos(fan), hy + 0.4 + 2.1 * np.sin(fan), np.where(side > 0, fan, np.pi - fan))
+        start = (
+            hx + side * 0.2 * np.cos(fan),
+            hy + 0.4 + 2.1 * np.sin(fan),
+            np.where(side > 0, fan, np.pi - fan),
+        )
         roots.append(np.stack([*start, rng.uniform(2.4, 3.8, 11), rng.uniform(0.36, 0.52, 11) * width], -1))
         down, out = np.pi / 2 - side * 0.55, 0.0 if side > 0 else np.pi
-        trunks += [[hx - side * 0.6, hy - 0.8, down, 4.6, 0.62 * s.hila], [hx - side * 0.8, hy, out, 1.6, 0.7 * s.hila]]
+        trunks += [
+            [hx - side * 0.6, hy - 0.8, down, 4.6, 0.62 * s.hila],
+            [hx - side * 0.8, hy, out, 1.6, 0.7 * s.hila],
+        ]
         at = scene.window(hx - 2, hx + 2, hy - 3, hy + 4)
-        d2 = ((scene.x_YX[at] - np.float32(hx)) / 1.9) ** 2 + ((scene.y_Y1[at[0]] - np.float32(hy + 0.5)) / 3.0) ** 2
+        d2 = ((scene.x_YX[at] - np.float32(hx)) / 1.9) ** 2 + (
+            (scene.y_Y1[at[0]] - np.float32(hy + 0.5)) / 3.0
+        ) ** 2
         mask = np.zeros(scene.air.shape, bool)
         mask[at] = (d2 < 1) & (scene.air[at] > 0.5)
         scene.anatomy[name] = mask
