@@ -476,13 +476,13 @@ QUESTIONS = (
     ),
     Question(
         id="ch05.renamed",
-        prompt="One LayerNorm's two keys are renamed in the file, and strict=False lets it pass. What does the AUROC do?",
+        prompt="Layer 1's MLP is renamed in the file, and strict=False lets it pass. What does the AUROC do?",
         choices={
             "a": "falls to 0.5: the model is broken",
             "b": "moves by less than 0.1: hard to notice",
             "c": "is not defined: loading raises an error",
             "d": "falls, but stays above 0.6",
         },
-        why="A fresh LayerNorm has gain 1 and bias 0, near what training made of it. The quietest damage lives longest.",
+        why="The stream carries the other branches past the broken one. The quietest damage lives longest.",
     ),
 )
