@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: boxes from block quotes, and attribute comments left as they are written."""
+"""The book's own Sphinx extension: boxes from block quotes, and docstrings read as the plain text they are."""
 
 import re
 
@@ -19,35 +19,47 @@ def mark_boxes(app: Sphinx, doctree: nodes.document) -> None:
             quote["classes"] += ["box", f"box-{kind}"]
 
 
-_kept: dict[str, list[str]] = {}
+COLON = "\ue000"  # stands for a colon while napoleon reads, which would take what is before it for a type
 
 
-def keep_attribute_text(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -> None:
-    """Before napoleon: remembers the text under an attribute, which napoleon would split at its first colon."""
-    if what in ("attribute", "data", "property"):
-        _kept[name] = list(lines)
+def plain_text(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -> None:
+    """Before napoleon: our docstrings are plain text, read as such.
 
-
-def restore_attribute_text(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -> None:
-    """After napoleon: puts it back."""
-    if name in _kept and what in ("attribute", "data", "property"):
-        lines[:] = _kept[name]
-
-
-def plain_text_marks(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -> None:
-    """Our docstrings are plain text: a bar is a bar, and a paragraph of "Command: ..." lines keeps its lines."""
-    keep_lines = False
+    A bar is a bar. The text under an attribute and under "Returns:" has no type before a colon (annotations have it). A
+    paragraph may hang its later lines. The lines of a recipe's "Command: ..." paragraph stay lines.
+    """
+    section, opening = "", ""
     for i, line in enumerate(lines):
+        text = line.strip()
+        if not text:
+            opening = ""
+            continue
         if "|" in line and "`" not in line:
-            lines[i] = line = line.replace("|", r"\|")
-        keep_lines = bool(line.strip()) and (keep_lines or line.startswith("Command:"))
-        if keep_lines:
-            lines[i] = "| " + line
+            line = line.replace("|", r"\|")
+        if re.fullmatch(r"[A-Z][a-z]+:", line):
+            section = line
+        elif not line.startswith(" ") and not opening:
+            section = ""
+        if section in ("Returns:", "Yields:") and line != section:
+            line = "    " + line.strip().replace(":", COLON)
+        elif not section:
+            opening = opening or line
+            if opening.startswith("Command:"):
+                line = "| " + line
+            elif not opening.startswith((" ", "-", "*")) and not opening[0].isdigit():
+                line = line.strip()
+        if what in ("attribute", "data", "property"):
+            line = line.replace(":", COLON)
+        lines[i] = line
+
+
+def colons_back(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -> None:
+    """After napoleon."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def setup(app: Sphinx) -> dict:
     app.connect("doctree-read", mark_boxes)
-    app.connect("autodoc-process-docstring", plain_text_marks, priority=50)
-    app.connect("autodoc-process-docstring", keep_attribute_text, priority=100)
-    app.connect("autodoc-process-docstring", restore_attribute_text, priority=900)
+    app.connect("autodoc-process-docstring", plain_text, priority=100)
+    app.connect("autodoc-process-docstring", colons_back, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
