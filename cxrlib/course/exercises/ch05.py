@@ -38,6 +38,75 @@ def _check_layer_norm(layer_norm) -> Verdict:
     )
 
 
+def _check_ceiling(bag_ceiling) -> Verdict:
+    cases = ((0.15, 0.15), (0.20, 0.05), (0.0, 0.0), (0.1, 0.4))
+
+    def row(formula, share=lambda both, none: both + (1 - both - none) / 2):
+        values = []
+        for both, none in cases:
+            ones = share(both, none)
+            values.append(formula(both / ones, none / (1 - ones)))
+        return np.array(values)
+
+    def right_formula(a, b):
+        return a + (1 - a) * b + (1 - a) * (1 - b) / 2
+
+    return compare(
+        [bag_ceiling(both, none) for both, none in cases],
+        row(right_formula),
+        what="the AUROC of counting black apices, for four mixtures",
+        causes={
+            "ties are missing: a pair with equal counts is worth one half": row(lambda a, b: a + (1 - a) * b),
+            "ties count as wins: a pair with equal counts is worth only one half": row(lambda a, b: 1.0),
+            "shares of all films were used: divide by the share of films with that label": np.array(
+                [right_formula(both, none) for both, none in cases]
+            ),
+            "half of all films were taken to be ones: it is both + (1 - both - none) / 2": row(
+                right_formula, share=lambda both, none: 0.5
+            ),
+        },
+        note="No network that lets each patch vote alone can pass this number, however wide it is.",
+    )
+
+
+def _check_first_wrong(first_wrong_layer) -> Verdict:
+    generator = torch.Generator().manual_seed(11)
+    theirs = [torch.randn(5, 8, generator=generator) for _ in range(4)]
+    limit, dust = 1e-3, 5e-6  # rounding that is no fault
+
+    def copy(*changes):
+        mine = [layer.clone() for layer in theirs]
+        mine[1] += dust
+        for layer, rows, amount in changes:
+            mine[layer][rows] += amount
+        return mine
+
+    one = (2, 3)  # a single number of the 40
+    cases = (
+        copy((2, one, -0.01), (3, slice(None), 0.5)),
+        copy((2, one, 0.01), (3, slice(None), 0.5)),
+        copy(),
+        copy((0, slice(None), 0.01), (3, slice(None), 0.5)),
+    )
+    answers = [first_wrong_layer(mine, theirs, limit) for mine in cases]
+    return compare(
+        [0 if answer is None else answer for answer in answers],
+        [3, 3, 0, 1],
+        what="the first wrong layer of four copies (0: none)",
+        causes={
+            "layers are counted from 1: 0 is kept for 'none'": [2, 2, 0, 0],
+            "the mean error hides one wrong number among many: take the largest": [4, 4, 0, 1],
+            "the sign was kept: a negative difference is an error too, take abs() first": [4, 3, 0, 1],
+            "the largest or last error was reported: the first one above the limit is where the fault sits": [4, 4, 0, 4],
+            "rounding was taken for a fault: compare with the limit, not with zero": [2, 2, 2, 1],
+        },
+        rtol=0,
+        atol=0.1,
+        otherwise="walk through the layers in order, and stop at the first whose largest absolute difference exceeds limit",
+        note="The first wrong layer is where to read the code; all later ones only inherit.",
+    )
+
+
 def _check_layer(encoder_layer) -> Verdict:
     generator = torch.Generator().manual_seed(5)
     x_ND = torch.randn(5, 6, generator=generator, dtype=torch.float64) * 2 + 1
@@ -197,6 +266,22 @@ def layer_norm(x_ND, gain_D, bias_D, eps):
     return gain_D * (x_ND - mean_N1) / torch.sqrt(var_N1 + eps) + bias_D
 """
 
+_CEILING = """\
+def bag_ceiling(both, none):
+    ones = both + (1 - both - none) / 2
+    a = both / ones
+    b = none / (1 - ones)
+    return a + (1 - a) * b + (1 - a) * (1 - b) / 2
+"""
+
+_FIRST = """\
+def first_wrong_layer(mine, theirs, limit):
+    for number, (a, b) in enumerate(zip(mine, theirs), start=1):
+        if (a - b).abs().max() > limit:
+            return number
+    return 0
+"""
+
 _LAYER = """\
 def encoder_layer(x_ND, norm1, attend, norm2, think):
     x_ND = x_ND + attend(norm1(x_ND))
@@ -267,6 +352,40 @@ EXERCISES = (
         setup=_SETUP,
         level="warm-up",
         minutes=5,
+    ),
+    Exercise(
+        id="ch05.ceiling",
+        title="The ceiling of a bag",
+        prompt=(
+            "Write `bag_ceiling(both, none)`: the AUROC of counting black apices when a share `both` of the films has two, a "
+            "share `none` has no black apex, the rest has one, and the drain's side is a coin's throw."
+        ),
+        answer="bag_ceiling",
+        check=_check_ceiling,
+        hints=(
+            "A one has two black apices or one; a zero has one or none. What share of the ones has two?",
+            "The share of ones is both + (1 - both - none) / 2. Divide both by it, and none by the rest.",
+            "With a and b these two shares: a one wins with a + (1 - a) * b; it ties when both films have a single black apex.",
+        ),
+        stub="def bag_ceiling(both, none):\n    raise NotImplementedError  # a number between 0 and 1\n",
+        solution=_CEILING,
+        alternatives=(
+            "def bag_ceiling(both, none):\n"
+            "    single = 1 - both - none\n"
+            "    ones = {2: both, 1: single / 2}\n"
+            "    zeros = {1: single / 2, 0: none}\n"
+            "    won = sum(p * q * ((i > j) + 0.5 * (i == j)) for i, p in ones.items() for j, q in zeros.items())\n"
+            "    return won / (sum(ones.values()) * sum(zeros.values()))\n",
+        ),
+        mutants={
+            "ties are missing": _CEILING.replace(" + (1 - a) * (1 - b) / 2", ""),
+            "ties count as wins": _CEILING.replace("(1 - b) / 2", "(1 - b)"),
+            "shares of all films": _CEILING.replace("both / ones", "both").replace("none / (1 - ones)", "none"),
+            "half of all films": _CEILING.replace("ones = both + (1 - both - none) / 2", "ones = 0.5"),
+        },
+        setup=_SETUP,
+        level="core",
+        minutes=8,
     ),
     Exercise(
         id="ch05.layer",
@@ -375,6 +494,42 @@ EXERCISES = (
         setup=_SETUP,
         level="core",
         minutes=10,
+    ),
+    Exercise(
+        id="ch05.firstwrong",
+        title="The first wrong layer",
+        prompt=(
+            "Write `first_wrong_layer(mine, theirs, limit)`: from two lists of tensors, one per layer, the number (from 1) of the "
+            "first layer where any number differs by more than `limit`; 0 if there is none."
+        ),
+        answer="first_wrong_layer",
+        check=_check_first_wrong,
+        hints=(
+            "Walk through both lists together, in order.",
+            "For one layer: the largest absolute difference, compared with the limit.",
+            "enumerate(zip(mine, theirs), start=1), and return inside the loop; after the loop return 0.",
+        ),
+        stub="def first_wrong_layer(mine, theirs, limit):\n    raise NotImplementedError  # 1, 2, ... or 0\n",
+        solution=_FIRST,
+        alternatives=(
+            "def first_wrong_layer(mine, theirs, limit):\n"
+            "    wrong = [bool(((a - b).abs() > limit).any()) for a, b in zip(mine, theirs)]\n"
+            "    return wrong.index(True) + 1 if any(wrong) else 0\n",
+        ),
+        mutants={
+            "counted from 1": _FIRST.replace("start=1", "start=0"),
+            "mean error hides": _FIRST.replace(".max()", ".mean()"),
+            "sign was kept": _FIRST.replace(".abs()", ""),
+            "largest or last": (
+                "def first_wrong_layer(mine, theirs, limit):\n"
+                "    errors = [float((a - b).abs().max()) for a, b in zip(mine, theirs)]\n"
+                "    return errors.index(max(errors)) + 1 if max(errors) > limit else 0\n"
+            ),
+            "rounding was taken": _FIRST.replace("(a - b).abs().max() > limit", "not torch.equal(a, b)"),
+        },
+        setup=_SETUP,
+        level="core",
+        minutes=8,
     ),
     Exercise(
         id="ch05.resize",
