@@ -169,3 +169,37 @@ def test_a_broken_reference_fails_the_build(tmp_path):
         (book / "_toc.yml").write_text("format: jb-book\nroot: page\n")
         (book / "_config.yml").write_text("title: Little\nonly_build_toc_files: true\n")
         assert (_build(book, book).returncode == 0) == (name == "sound")
+
+
+def _extension():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("course_book", ROOT / "chapters" / "_ext" / "course_book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_results_section_says_what_the_file_says(tmp_path):
+    row = {"finding": "Effusion", "positives": 1234, "auroc": 0.9012, "low": 0.85, "high": 0.95, "reason": ""}
+    none = {"finding": "Pleural_Thickening", "positives": 0, "auroc": None, "low": None, "high": None, "reason": "no image has it"}
+    run = {"minutes": 12.1, "device": "cpu", "threads": 2, "epochs": 20, "findings": [row, none]}
+    run["macro"] = {"auroc": 0.9012, "low": 0.85, "high": 0.95}
+    seeds = {"macro_mean": 0.91, "macro_lowest": 0.9, "macro_highest": 0.92, "findings_mean": [0.91, None]}
+    result = {"title": "On phantoms", "notes": ["a note"], "commands": ["python -m cxrlib train cpu"], "runs": [run, run]}
+    result |= {"over_seeds": seeds, "split": "test", "images": 2000, "patients": 800}
+    (tmp_path / "auroc.png").write_bytes(b"")
+    text = "\n".join(_extension().result_markdown(result, tmp_path))
+    assert "| Effusion | 1,234 | 0.901 | 0.850 to 0.950 | 0.910 |" in text
+    assert "| Pleural Thickening | 0 | – | undefined: no image has it | – |" in text
+    assert "Macro AUROC **0.901** (0.850 to 0.950); over 2 seeds 0.910, from 0.900 to 0.920. 12.1 minutes" in text
+    assert "python -m cxrlib train cpu" in text and "2,000 images of 800 patients" in text
+    assert "the highest Effusion with 0.901." in text
+
+
+def test_every_stored_result_is_on_the_results_page(html):
+    page = BeautifulSoup((html / "chapters" / "back" / "results.html").read_text(), "html.parser").get_text()
+    for file in sorted((ROOT / "data" / "results").glob("*/result.json")):
+        result = json.loads(file.read_text())
+        assert result["title"] in page
+        assert f"{result['runs'][0]['macro']['auroc']:.3f}" in page

@@ -1,9 +1,13 @@
 """The book's own Sphinx extension: boxes from block quotes, and docstrings read as the plain text they are."""
 
+import json
 import re
+from pathlib import Path
 
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 
 def mark_boxes(app: Sphinx, doctree: nodes.document) -> None:
@@ -58,7 +62,57 @@ def colons_back(app: Sphinx, what: str, name: str, obj, options, lines: list[str
     lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
+class Results(SphinxDirective):
+    """Every measured result of data/results/, from its JSON file: no number of the results page is typed by hand."""
+
+    def run(self) -> list[nodes.Node]:
+        folder = Path(self.env.srcdir) / "data" / "results"
+        files = sorted(folder.glob("*/result.json"))
+        lines: list[str] = []
+        for file in files:
+            self.env.note_dependency(str(file))
+            lines += result_markdown(json.loads(file.read_text(encoding="utf-8")), file.parent)
+        if not files:
+            lines = ["No result has been measured with this version yet."]
+        holder = nodes.section()
+        holder.document = self.state.document
+        self.state.nested_parse(StringList(lines, source=str(folder)), self.content_offset, holder, match_titles=1)
+        return holder.children
+
+
+def result_markdown(result: dict, folder: Path) -> list[str]:
+    """A result's section: what was done, how long it took, the table, the picture in words."""
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    first, several = result["runs"][0], len(result["runs"]) > 1
+    macro, seeds = first["macro"], result["over_seeds"]
+    lines = [f"## {result['title']}", "", *(f"- {note}" for note in result["notes"])]
+    lines += [f"- {result['images']:,} images of {result['patients']:,} patients, split `{result['split']}`", ""]
+    lines += ["```text", *result["commands"], "```", ""]
+    lines += [f"Macro AUROC **{shown(macro['auroc'])}** ({shown(macro['low'])} to {shown(macro['high'])})"]
+    if several:
+        low, high = shown(seeds["macro_lowest"]), shown(seeds["macro_highest"])
+        lines[-1] += f"; over {len(result['runs'])} seeds {shown(seeds['macro_mean'])}, from {low} to {high}"
+    lines[-1] += f". {first['minutes']} minutes on {first['device']} with {first['threads']} threads, {first['epochs']} epochs."
+    lines += ["", "| finding | images with it | AUROC | 95 % interval |" + (" mean over seeds |" if several else "")]
+    lines += ["|---|---|---|---|" + ("---|" if several else "")]
+    for row, mean in zip(first["findings"], seeds["findings_mean"], strict=True):
+        name, between = row["finding"].replace("_", " "), f"{shown(row['low'])} to {shown(row['high'])}"
+        between = between if row["auroc"] is not None else f"undefined: {row['reason']}"
+        lines += [f"| {name} | {row['positives']:,} | {shown(row['auroc'])} | {between} |" + (f" {shown(mean)} |" if several else "")]
+    if (folder / "auroc.png").exists():
+        best = max((row for row in first["findings"] if row["auroc"] is not None), key=lambda row: row["auroc"])
+        words = f"AUROC of {len(first['findings'])} findings with their intervals; macro {shown(macro['auroc'])}, "
+        words += f"the highest {best['finding'].replace('_', ' ')} with {shown(best['auroc'])}."
+        path = f"/data/results/{folder.name}/auroc.png"
+        lines += ["", f"```{{image}} {path}", f":alt: {words}", ":class: dark-light", "```"]
+    return [*lines, ""]
+
+
 def setup(app: Sphinx) -> dict:
+    app.add_directive("results", Results)
     app.connect("doctree-read", mark_boxes)
     app.connect("autodoc-process-docstring", plain_text, priority=100)
     app.connect("autodoc-process-docstring", colons_back, priority=900)
