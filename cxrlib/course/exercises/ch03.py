@@ -422,9 +422,9 @@ QUESTIONS = (
         id="ch03.place",
         prompt="A reader finds nodules patch by patch. You add a learned position to each token. What do its hits do?",
         choices={
-            "a": "nothing: a nodule looks the same everywhere",
-            "b": "they rise, by less than 10 points",
-            "c": "they rise by more than 10 points",
+            "a": "nothing clear: a nodule looks the same everywhere",
+            "b": "they rise clearly",
+            "c": "they fall clearly: the position blurs the pixels' numbers",
         },
         why="The same grey disc is a nodule in the lung, and gas or bone elsewhere; the token now says where it is.",
     ),
