@@ -105,7 +105,7 @@ def bench(device: str = "cpu", *, quick: bool = False) -> dict:
     if device == "cuda" and not torch.cuda.is_available():
         raise CxrError("no CUDA device is at hand: use --device cpu")
     store = bench_store(n=4 if quick else 24)
-    batch, pairs = (64, 30) if device == "cuda" else (4, 15)
+    batch, pairs = (64, 30) if device == "cuda" else (2, 11)
     return {
         "machine": machine(device),
         "store": store._asdict() | {"goal": "at least 50"},
