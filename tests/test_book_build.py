@@ -144,20 +144,39 @@ def _with(html: Path, words: str) -> Path:
     return next(page for page in _pages(html) if words in page.read_text())
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: the static scan above stands alone")
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here to draw the pages")
+
+
+def _draw(page: Path, profile: Path, *options: str) -> str:
+    """The page as a browser has drawn it: its document after all scripts."""
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--virtual-time-budget=8000"]
+    return subprocess.run([*command, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=180).stdout
+
+
+@needs_chromium
 @pytest.mark.parametrize(("written", "drawn"), [('class="math', "<mjx-container"), ("widget-state+json", "widget-subarea")])
 def test_a_browser_asks_no_other_host(html, tmp_path, written, drawn):
     """The browser's own network log, of a page with equations and of one with widgets, both drawn all the same."""
     log = tmp_path / "net.json"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--log-net-log={log}", "--virtual-time-budget=8000", "--dump-dom", _with(html, written).as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=180).stdout
-    assert drawn in dom
+    assert drawn in _draw(_with(html, written), tmp_path / "profile", f"--log-net-log={log}")
     asked = set(re.findall(r'"url":"(https?://[^"]+)"', log.read_text()))
     # The browser itself may look for its maker's hosts; what counts is what the page asks for.
     own = ("google.com", "googleapis.com", "gstatic.com", "gvt1.com")
     assert [url for url in asked if not (urlsplit(url).hostname or "").endswith(own)] == []
+
+
+@needs_chromium
+def test_every_equation_is_set(html, tmp_path):
+    """MathJax writes its complaints into the page."""
+    bad = {}
+    for page in _pages(html):
+        if 'class="math' in page.read_text():
+            drawn = _draw(page, tmp_path / "profile")
+            assert "<mjx-container" in drawn, page.name
+            if found := re.findall(r'data-mjx-error="([^"]*)"', drawn):
+                bad[page.name] = found
+    assert bad == {}
 
 
 def test_a_broken_reference_fails_the_build(tmp_path):

@@ -23,6 +23,16 @@ def mark_boxes(app: Sphinx, doctree: nodes.document) -> None:
             quote["classes"] += ["box", f"box-{kind}"]
 
 
+def leave_equations_alone(app: Sphinx, doctree: nodes.document) -> None:
+    """Sphinx puts an equation with a line break into a `split`, where MathJax allows no `\\tag`: hand it on as written."""
+    for equation in doctree.findall(nodes.math_block):
+        text = equation.astext()
+        if r"\tag" in text and not equation.get("nowrap"):
+            equation["nowrap"] = True
+            equation.children = []
+            equation += nodes.Text(rf"\[{text}\]")
+
+
 COLON = "\ue000"  # stands for a colon while napoleon reads, which would take what is before it for a type
 
 
@@ -114,6 +124,7 @@ def result_markdown(result: dict, folder: Path) -> list[str]:
 def setup(app: Sphinx) -> dict:
     app.add_directive("results", Results)
     app.connect("doctree-read", mark_boxes)
+    app.connect("doctree-read", leave_equations_alone)
     app.connect("autodoc-process-docstring", plain_text, priority=100)
     app.connect("autodoc-process-docstring", colons_back, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
