@@ -28,9 +28,9 @@ def _check_layer_norm(layer_norm) -> Verdict:
         what="LayerNorm of three tokens of width 4 with eps 0.5",
         causes={
             "the variance was divided by D - 1: LayerNorm divides by D (torch: unbiased=False)": by_hand(ddof=1),
-            "the statistics run over the tokens: each token is normalised alone, over its own D numbers": by_hand(axis=0),
+            "the statistics run over the tokens: each token is normalised alone, over its D numbers": by_hand(axis=0),
             "the centred values were divided by the variance, not by its square root": by_hand(root=lambda v: v),
-            "eps was added to the standard deviation: it belongs inside the root, beside the variance": by_hand(inside=False),
+            "eps was added to the standard deviation: it belongs inside the root": by_hand(inside=False),
             "gain and bias are missing": (right_ND - bias_D) / gain_D,
             "the mean was not taken away": gain_D * x_ND / np.sqrt(x_ND.var(-1, keepdims=True) + eps) + bias_D,
         },
@@ -145,7 +145,7 @@ def _check_layer(encoder_layer) -> Verdict:
         expected,
         what="one pre-norm encoder layer on 5 tokens of width 6",
         causes={
-            "this is the post-norm layer of 2017: here the branch reads the norm, and the stream itself is never normalised": (
+            "this is the post-norm layer of 2017: here the norm stands inside the branch, not on the stream": (
                 norm2(post + think(post))
             ),
             "the norm acts on what the branch returns: it belongs before the branch": outside + norm2(think(outside)),
@@ -165,7 +165,7 @@ def _check_layer(encoder_layer) -> Verdict:
     )
 
 
-def _count(image, patch, channels, width, depth, classes, *, tokens=1, bias=1, norms=2, final=1, square=False) -> int:
+def _count(image, patch, channels, width, depth, classes, *, tokens=1, bias=1, norms=2, final=1, square=False):
     """The right count, or with a changed argument one of the wrong ones."""
     grid = (image[0] // patch) * (image[0] // patch if square else image[1] // patch)
     D = width
@@ -189,7 +189,7 @@ def _check_count(count_parameters) -> Verdict:
         what="parameters of the mu model (48 by 32 pixels, 5 classes) and of ViT-S/16 without a head",
         causes={
             "the biases are missing: every linear map has one number per output": row(bias=0),
-            "D numbers are missing: the class token is a parameter, and it has a position too, beside the P patches": row(tokens=0),
+            "D numbers are missing: the class token is a parameter, and it has a position too": row(tokens=0),
             "a LayerNorm has a gain and a bias for each of D numbers, and a layer has two LayerNorms": row(norms=1),
             "the LayerNorm after the last layer is missing": row(final=0),
             "a square image was assumed: count patches along both sides": row(square=True),
@@ -474,7 +474,8 @@ EXERCISES = (
             "def count_parameters(image, patch, channels, width, depth, classes):\n"
             "    from cxrlib.models.vit import VisionTransformer\n"
             "    model = VisionTransformer(\n"
-            "        image_size=image, patch_size=patch, in_channels=channels, width=width, depth=depth, heads=1, num_classes=classes\n"
+            "        image_size=image, patch_size=patch, in_channels=channels, width=width,\n"
+            "        depth=depth, heads=1, num_classes=classes,\n"
             "    )\n"
             "    return sum(parameter.numel() for parameter in model.parameters())\n",
         ),
