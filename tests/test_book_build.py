@@ -135,6 +135,12 @@ def test_no_markup_is_left_over(html):
         assert not re.search(r"\{(?:ref|cite|math|eq|doc|term|py:\w+)\}|:::|<!--", text), page.name
 
 
+def test_no_page_tells_of_the_machine_that_built_it(html):
+    telling = re.compile(r"(?<![\w./:])/(?:home|root|Users|work|tmp|private|builds)/\w|PosixPath\(")
+    told = {page.name: telling.search(BeautifulSoup(page.read_text(), "html.parser").get_text()) for page in _pages(html)}
+    assert {name: match[0] for name, match in told.items() if match} == {}
+
+
 def test_boxes_are_boxes(html):
     page = BeautifulSoup((html / "chapters" / "welcome.html").read_text(), "html.parser")
     assert page.find("blockquote", class_="box-phantom")
