@@ -80,9 +80,7 @@ def _key(parameters: dict[str, Any]) -> str:
 
     digest = hashlib.sha256(repr(sorted(parameters.items())).encode())
     package = Path(cxrlib.__file__).parent
-    code = [*package.glob("phantom/*.py"), *package.glob("phantom/*.csv")]
-    code += [package / "data" / name for name in ("images.py", "frames.py", "nih.py", "prepare.py", "store.py")]
-    for source in sorted(code):
+    for source in sorted([*package.glob("phantom/*.py"), *package.glob("phantom/*.csv"), *package.glob("data/*.py")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
