@@ -397,8 +397,8 @@ QUESTIONS = (
     ),
     Question(
         id="ch06.rate",
-        prompt="Two starts and three learning rates for three epochs: which reaches the highest AUROC?",
-        choices={"a": "fan at 0.001", "b": "timm at 0.001", "c": "fan at 0.03", "d": "fan at 0.00003"},
+        prompt="Two starts and three learning rates for two epochs: which reaches the highest AUROC?",
+        choices={"a": "fan at 0.0003", "b": "timm at 0.0003", "c": "fan at 0.01", "d": "fan at 0.00001"},
         why="Too slow has hardly left the start, too fast is thrown about, and a whispering start wastes both.",
     ),
 )
