@@ -8,6 +8,7 @@ from test_data_chexpert import write_chexpert
 
 from cxrlib.cli import main
 from cxrlib.data import prepare, read_nih
+from cxrlib.data.check_files import look_at
 from cxrlib.data.checks import ERROR, NOTE, WARNING
 from cxrlib.data.doctor import examine
 from cxrlib.errors import CxrError
@@ -225,3 +226,25 @@ def test_the_genuine_folder(real_folder):
     assert [c for c in complaints if c.level == ERROR] == []
     notes = "\n".join(c.what for c in complaints)
     assert "generation v2020" in notes and "5 files are RGBA" in notes and "24106 rows" in notes
+
+
+@pytest.mark.parametrize("tail", ["zeros", "zeros and an end", "no end"])
+def test_full_notices_a_png_whose_tail_is_lost(folder, tail):
+    path = folder / "images" / ROWS[0][0]
+    film(64, 4).save(path)  # one chunk of pixels: no later chunk that Pillow would miss
+    data = path.read_bytes()
+    if tail == "no end":
+        data = data[:-12]  # all pixels are there, and Pillow reads them; what followed nobody knows
+    else:
+        end = data[-12:] if tail == "zeros and an end" else b""
+        data = data[: len(data) // 2].ljust(len(data) - len(end), b"\0") + end
+    path.write_bytes(data)
+    assert f"{path.name} is" in said(folder, ERROR, full=True).split(" -> ")[0]
+
+
+def test_a_dicom_that_is_none_is_a_complaint(tmp_path):
+    pytest.importorskip("pydicom")
+    (tmp_path / "film.dcm").write_bytes(b"no film at all" * 40)
+    for full in (False, True):
+        look = look_at(tmp_path / "film.dcm", full=full)
+        assert look.size is None and look.fault.startswith("film.dcm is not a readable DICOM")

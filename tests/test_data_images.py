@@ -88,6 +88,14 @@ def test_what_is_no_image(tmp_path, content, what):
         decode(path)
 
 
+def test_a_png_of_zeros_at_the_end_is_noticed(tmp_path):
+    path = saved(tmp_path, film(64, 4))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
+    with pytest.raises(CxrError, match=r"film\.png is damaged or cut off"):
+        decode(path)
+
+
 def test_an_image_that_shows_nothing_is_refused(tmp_path):
     with pytest.raises(CxrError, match="every pixel is 17"):
         decode(saved(tmp_path, Image.new("L", (20, 20), 17)))
@@ -102,12 +110,11 @@ def write_dicom(path, values: np.ndarray, *, photometric: str, bits: int, **attr
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", "1.2.3"
     dataset = pydicom.Dataset()
     dataset.file_meta = meta
-    dataset.Rows, dataset.Columns = values.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = (
-        1,
-        photometric,
-        0,
-    )
+    dataset.Rows, dataset.Columns = values.shape[:2]
+    dataset.PhotometricInterpretation, dataset.PixelRepresentation = photometric, 0
+    dataset.SamplesPerPixel = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim == 3:
+        dataset.PlanarConfiguration = 0
     dataset.BitsStored, dataset.HighBit, dataset.BitsAllocated = bits, bits - 1, 8 * values.itemsize
     dataset.PixelData = values.tobytes()
     for name, value in attributes.items():
@@ -140,6 +147,57 @@ def test_dicom_window_and_rescale(tmp_path):
         grey[values >= 2001] == 255
     ).all()  # 500..1500 after the rescale
     np.testing.assert_allclose(grey[abs(values.astype(int) - 1500) < 4], 127.5, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "slope"), [("MONOCHROME2", 1), ("MONOCHROME1", 1), ("MONOCHROME2", -2)]
+)
+def test_a_window_that_the_image_does_not_fill_is_not_stretched(tmp_path, photometric, slope):
+    values = np.linspace(1250, 1750, 1200).reshape(30, 40).round().astype(np.uint16)
+    there = slope * values.astype(float) - 100
+    middle = slope * 1500 - 100
+    write_dicom(
+        tmp_path / "a.dcm", values, photometric=photometric, bits=12,
+        WindowCenter=middle, WindowWidth=2000, RescaleSlope=slope, RescaleIntercept=-100,
+    )  # fmt: skip
+    share = (there - (middle - 0.5)) / 1999 + 0.5  # DICOM PS3.3 C.11.2.1.2.1
+    assert 0.2 < share.min() and share.max() < 0.8
+    expected = 255 * (1 - share if photometric == "MONOCHROME1" else share)
+    np.testing.assert_allclose(pixels(tmp_path / "a.dcm"), expected, atol=0.51)
+
+
+def test_a_signed_window_keeps_the_range_of_its_bits(tmp_path):
+    values = np.linspace(-100, 100, 1200).reshape(30, 40).round().astype(np.int16)
+    window = {"WindowCenter": 0.5, "WindowWidth": 401}
+    write_dicom(
+        tmp_path / "a.dcm", values, photometric="MONOCHROME2", bits=12, PixelRepresentation=1, **window
+    )
+    np.testing.assert_allclose(pixels(tmp_path / "a.dcm"), 255 * (values / 400 + 0.5), atol=0.51)
+    # Without a window, negative values have only their own range.
+    write_dicom(tmp_path / "b.dcm", values, photometric="MONOCHROME2", bits=12, PixelRepresentation=1)
+    np.testing.assert_allclose(pixels(tmp_path / "b.dcm"), 255 * (values / 200 + 0.5), atol=0.51)
+
+
+def test_what_is_no_dicom_is_named_by_its_header_too(tmp_path):
+    pytest.importorskip("pydicom")
+    (tmp_path / "a.dcm").write_bytes(b"no film at all" * 40)
+    with pytest.raises(CxrError, match=r"^a\.dcm is not a readable DICOM \(.+\): export it again$"):
+        read_size(tmp_path / "a.dcm")
+
+
+def test_an_empty_rescale_is_named(tmp_path):
+    write_dicom(
+        tmp_path / "a.dcm", RAMP, photometric="MONOCHROME2", bits=8, RescaleSlope=None, RescaleIntercept=None
+    )
+    with pytest.raises(CxrError, match="a.dcm: pydicom cannot decode it"):
+        decode(tmp_path / "a.dcm")
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    colours = np.dstack([RAMP.astype(np.uint16) * 500] * 3)
+    write_dicom(tmp_path / "a.dcm", colours, photometric="RGB", bits=16)
+    with pytest.raises(CxrError, match="a.dcm: its colours are uint16, not 8 bits"):
+        decode(tmp_path / "a.dcm")
 
 
 def test_a_damaged_dicom_is_named(tmp_path):

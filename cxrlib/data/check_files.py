@@ -30,9 +30,10 @@ def look_at(path: Path, *, full: bool, frontal: bool = True) -> Look:
     """Looks at one file: header and end of file, or with `full` all of it."""
     try:
         width, height, mode = read_size(path)
+        # With `full` too: Pillow decodes some files that lack their end.
+        if not _has_its_end(path):
+            raise CxrError(f"{path.name} is cut off: copy or download it again")
         if not full:
-            if not _has_its_end(path):
-                raise CxrError(f"{path.name} is cut off: copy or download it again")
             return Look(path.name, (width, height), mode, "", False)
         decoded = decode(path)
         # The detector works on a thumbnail anyway, and a coarse reduction is cheap.

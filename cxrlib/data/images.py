@@ -38,7 +38,8 @@ def decode(path: str | os.PathLike) -> Decoded:
     * 16-bit files are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds their largest value, so
       that 12-bit data in a 16-bit file keeps its contrast. No per-image stretching of the histogram.
     * DICOM: modality LUT or rescale, then the VOI LUT or window of the file, if it has one; MONOCHROME1 is
-      turned over.
+      turned over. The lower end of a window becomes 0 and its upper end 255, whether the image reaches them
+      or not. A VOI LUT, or negative values without a window, are scaled by the image's own range.
 
     Args:
         path: The file.
@@ -78,11 +79,10 @@ def read_size(path: str | os.PathLike) -> tuple[int, int, str]:
         if path.stat().st_size == 0:
             raise CxrError(f"{path.name} is empty (0 bytes): copy or download it again")
         if path.suffix.lower() in DICOM_SUFFIXES:
-            header = _pydicom().dcmread(path, stop_before_pixels=True)
-            return int(header.Columns), int(header.Rows), str(header.PhotometricInterpretation)
+            return _read_dicom_size(path)
         with Image.open(path) as image:
             return *image.size, image.mode
-    except (*_DECODING_ERRORS, AttributeError, Image.DecompressionBombError) as error:
+    except (*_DECODING_ERRORS, Image.DecompressionBombError) as error:
         raise CxrError(f"{path.name} is not a readable image ({error}): copy or download it again") from None
 
 
@@ -108,9 +108,13 @@ def to_uint8(values: np.ndarray) -> np.ndarray:
 def _decode_picture(data: bytes) -> Decoded:
     try:
         image = Image.open(io.BytesIO(data))
-    except (
-        UnidentifiedImageError
-    ):  # its own message names a memory address, which would differ from run to run
+        if image.format == "PNG":
+            # Pillow's load() passes over the checksums of the chunks: zeros in the middle of a file come out
+            # as a picture. verify() reads them, and leaves an image that must be opened again.
+            image.verify()
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        # Its own message names a memory address, which would differ from run to run.
         raise OSError("it does not begin as an image does") from None
     mode = image.mode
     image.load()
@@ -145,34 +149,80 @@ def _pydicom():
     return pydicom
 
 
-def _decode_dicom(data: bytes) -> Decoded:
+def _read_dicom_size(path: Path) -> tuple[int, int, str]:
     pydicom = _pydicom()
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
-        mode = str(dataset.PhotometricInterpretation)
-        values = dataset.pixel_array
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        return int(header.Columns), int(header.Rows), str(header.PhotometricInterpretation)
+    except Exception as error:  # of many kinds, as in decoding
+        raise CxrError(f"{path.name} is not a readable DICOM ({_line(error)}): export it again") from None
+
+
+def _decode_dicom(data: bytes) -> Decoded:
+    _pydicom()  # says what to install
+    try:
+        return _decode_dataset(data)
     except CxrError:
         raise
-    except (
-        Exception
-    ) as error:  # pydicom and its decoders raise many kinds, and each means: this file cannot be read
-        line = " ".join(str(error).split())[:200]
+    except Exception as error:
+        # pydicom and its decoders raise many kinds, and each means: this file cannot be read. Empty or odd
+        # attributes fail as late as the rescale and the window, so all of the decoding is watched.
         raise CxrError(
-            f"pydicom cannot decode it ({line}): export it again, or install pydicom's decoders"
+            f"pydicom cannot decode it ({_line(error)}): export it again, or install pydicom's decoders"
         ) from None
+
+
+def _decode_dataset(data: bytes) -> Decoded:
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    mode = str(dataset.PhotometricInterpretation)
+    values = dataset.pixel_array
     if values.ndim == 3 and values.shape[-1] in (3, 4):
+        if values.dtype != np.uint8:
+            raise CxrError(f"its colours are {values.dtype}, not 8 bits: export it as grey, or with 8 bits")
         return Decoded(_one_channel(Image.fromarray(np.ascontiguousarray(values[..., :3]))), mode)
     if values.ndim != 2:
         raise CxrError(f"it holds {values.shape[0]} frames: export the one that is wanted")
     values = apply_voi_lut(apply_modality_lut(values, dataset), dataset).astype(np.float64)
-    has_window = "WindowCenter" in dataset or "VOILUTSequence" in dataset
-    if has_window or values.min() < 0:
-        # A window's ends, or a rescaled range with negative values, have no bit depth to go by: use the range
-        # itself.
-        spread = max(values.max() - values.min(), 1e-9)
-        grey = np.rint((values - values.min()) * (255 / spread)).astype(np.uint8)
-    else:
+    ends = _output_range(dataset, values)
+    if ends is None:
         grey = to_uint8(np.rint(values))
+    else:
+        black, white = ends
+        # A negative slope puts white below black; the division then turns both signs.
+        grey = np.rint((values - black) * (255 / (white - black))).clip(0, 255).astype(np.uint8)
     return Decoded(Image.fromarray(255 - grey if mode == "MONOCHROME1" else grey), mode)
+
+
+def _output_range(dataset, values: np.ndarray) -> tuple[float, float] | None:
+    """What becomes black and white: the values that the DICOM file's VOI LUT or window puts out; None where
+    neither is given and the bit depth says it.
+
+    A window's range is the one that pydicom's `apply_windowing` puts its ends at: all values that the file
+    could store, rescaled. The image's own range would not do: an image that fills only part of the window
+    would be stretched, and the window undone.
+
+    Args:
+        dataset: The pydicom dataset.
+        values: Its pixels [Y, X] after the modality and the VOI transformations.
+    """
+    own = float(values.min()), max(float(values.max()), float(values.min()) + 1e-9)
+    if dataset.get("VOILUTSequence"):
+        return own
+    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
+        return own if own[0] < 0 else None  # negative values have no bit depth to go by
+    bits, signed = dataset.BitsStored, dataset.PixelRepresentation == 1
+    if dataset.get("ModalityLUTSequence"):
+        bits, signed = dataset.ModalityLUTSequence[0].LUTDescriptor[2], False
+    low = -(2 ** (bits - 1)) if signed else 0
+    ends = float(low), float(low + 2**bits - 1)
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    if slope is not None and intercept is not None:
+        ends = ends[0] * float(slope) + float(intercept), ends[1] * float(slope) + float(intercept)
+    return ends
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
