@@ -87,6 +87,31 @@ def test_broken_images_are_left_out_by_name(studies, tmp_path):
     np.testing.assert_array_equal(store.image(2), expected)
 
 
+def test_a_png_of_zeros_at_the_end_is_left_out_by_name(studies, tmp_path):
+    path = tmp_path / "nih" / "images" / ROWS[1][0]
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
+    store = prepare(studies, tmp_path / "store", size=32)
+    assert [name for name, _ in store.left_out] == [ROWS[1][0]] and store.n == 5
+
+
+def test_a_mended_file_of_equal_length_is_noticed(studies, tmp_path):
+    images, out = tmp_path / "nih" / "images", tmp_path / "store"
+    whole = {row: (images / ROWS[row][0]).read_bytes() for row in (1, 3)}
+    for row, data in whole.items():
+        (images / ROWS[row][0]).write_bytes(bytes(len(data)))
+    first = prepare(studies, out, size=32)
+    assert first.n == 4 and prepare(studies, out, size=32).sha256 == first.sha256  # nothing mended yet
+    (images / ROWS[3][0]).write_bytes(whole[3])
+    with pytest.raises(CxrError, match="^1 image left out before can be read now: remove .*store and"):
+        prepare(studies, out, size=32)
+    (images / ROWS[1][0]).write_bytes(whole[1])
+    with pytest.raises(CxrError, match="^2 images left out before"):
+        prepare(studies, out, size=32)
+    shutil.rmtree(out)
+    assert prepare(studies, out, size=32).n == 6
+
+
 def test_a_store_of_broken_images_alone_is_empty_and_opens(studies, tmp_path):
     for row in ROWS:
         (tmp_path / "nih" / "images" / row[0]).write_bytes(b"")

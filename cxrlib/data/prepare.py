@@ -74,7 +74,8 @@ def prepare(
         The finished store.
 
     Raises:
-        CxrError: There is nothing to do, no space, another store in `out`, or a worker died.
+        CxrError: There is nothing to do, no space, another store in `out`, a worker died, or the store in
+            `out` left out images that can be read by now.
     """
     if invert not in INVERT:
         raise CxrError(f"invert={invert!r} is unknown: use one of {', '.join(INVERT)}")
@@ -95,20 +96,15 @@ def prepare(
             raise CxrError(
                 f"{out} holds a store of other images or settings: remove it, or name another folder"
             )
+        mended = _count_mended(studies, _items(studies, invert), store)
+        if mended:
+            images = "image" if mended == 1 else "images"
+            raise CxrError(
+                f"{mended} {images} left out before can be read now: remove {out} and prepare again"
+            )
         return store
 
-    items = [
-        # The detector of inverted films knows frontal views alone.
-        Item(
-            path=str(studies.root / path) if path else "",
-            width=int(width),
-            height=int(height),
-            invert="never" if invert == "auto" and view == "lateral" else invert,
-        )
-        for path, width, height, view in studies.table[["path", "width", "height", "view"]].itertuples(
-            index=False
-        )
-    ]
+    items = _items(studies, invert)
     blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
     with Journal(out, job, size) as journal:
         check_space(out, (len(items) * size * size) - journal.bytes_done)
@@ -130,6 +126,36 @@ def prepare(
         finish_store(out, studies, journal.blocks, job=job, size=size)
         journal.remove()
     return ImageStore.open(out, verify="quick")
+
+
+def _items(studies: Studies, invert: str) -> list[Item]:
+    return [
+        # The detector of inverted films knows frontal views alone.
+        Item(
+            path=str(studies.root / path) if path else "",
+            width=int(width),
+            height=int(height),
+            invert="never" if invert == "auto" and view == "lateral" else invert,
+        )
+        for path, width, height, view in studies.table[["path", "width", "height", "view"]].itertuples(
+            index=False
+        )
+    ]
+
+
+def _count_mended(studies: Studies, items: list[Item], store: ImageStore) -> int:
+    """How many images that a finished store left out can be decoded by now. The hash of the job need not
+    show it: a mended file is often as long as the damaged one."""
+    left_out = {image for image, _ in store.left_out}
+    again = [item for image, item in zip(studies.table["image"], items, strict=True) if image in left_out]
+    count = 0
+    for item in again:
+        try:
+            _decode_one(item, store.size)
+        except CxrError:
+            continue
+        count += 1
+    return count
 
 
 def decode_block(items: list[Item], size: int) -> tuple[bytes, list[Kept], list[tuple[int, str]]]:
@@ -216,7 +242,10 @@ def _become_worker() -> None:
 
 
 def _job(studies: Studies, size: int, invert: str) -> str:
-    """A hash of all that decides the store's bytes, to tell a store that may be finished from another one."""
+    """A hash that tells a store that may be finished from another one: of the settings, the tables and the
+    length of every image file. Not of what is in the files, which would mean to read all of them, nor of
+    their dates, which change when a folder is copied: an image replaced by one of equal length goes
+    unnoticed, unless it had been left out (see `_count_mended`)."""
     digest = hashlib.sha256(f"{FORMAT_VERSION} {size} {invert} {BLOCK} {studies.findings}\n".encode())
     digest.update(studies.table.to_csv(index=False, lineterminator="\n").encode())
     digest.update(studies.boxes.to_csv(index=False, lineterminator="\n").encode())
