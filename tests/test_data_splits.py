@@ -63,3 +63,9 @@ def test_split_lists(tmp_path):
     path.write_text("\n")
     with pytest.raises(CxrError, match="names no image"):
         read_split_list(path)
+
+
+def test_a_list_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "list.txt").write_text("00000001_000.png\n00000002_000.png\n", encoding="utf-16")
+    with pytest.raises(CxrError, match=r"list\.txt cannot be read as a list of names \(.+\): .* as UTF-8"):
+        read_split_list(tmp_path / "list.txt")

@@ -79,9 +79,16 @@ def read_split_list(path: Path) -> list[str]:
     """The image names in a split file, one a line; the last line may lack its line end.
 
     Raises:
-        CxrError: A name occurs twice, or the file is empty.
+        CxrError: A name occurs twice, or the file is empty or not UTF-8.
     """
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CxrError(
+            f"{path} cannot be read as a list of names ({error.reason}): download it again, or save it as "
+            "UTF-8"
+        ) from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise CxrError(f"{path} names no image: download it again")
     if len(set(names)) != len(names):
