@@ -1,10 +1,11 @@
 """The image store: raw uint8 images in one file, their table beside it, and checksums over all of it.
 
-images.u8    [N, size, size] bytes, row by row, no header
-index.csv    the studies table, row N of it for image N, with the file's size and mode, and whether it was
-turned over boxes.csv    boxes in original pixels (`width` x `height` of index.csv)
-store.json   format version, size, n, findings, source, notes, a SHA-256 per block of images, and what was
-left out
+* images.u8: [N, size, size] bytes, row by row, no header.
+* index.csv: the studies table, row i of it for image i, with the file's size and mode, and whether it was
+  turned over.
+* boxes.csv: boxes in original pixels (`width` x `height` of index.csv).
+* store.json: format version, size, n, findings, source, notes, a SHA-256 per block of images, and what was
+  left out.
 """
 
 import hashlib
