@@ -3,6 +3,7 @@
     python -m cxrlib evaluate RUN --split test
 
 Everything goes into RUN/evaluation/<split>/: auroc.txt, auroc.csv, auroc.json, auroc.png, predictions.csv, predictions.npz.
+Scores of another store than the run's go into RUN/evaluation/<split>-<its name>-<its hash>/.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from cxrlib.metrics import bootstrap_by_patient, macro_interval
 from cxrlib.models.weights import load_safetensors
 from cxrlib.predict import predict
 from cxrlib.training.checkpoint import BEST
-from cxrlib.training.runs import read_run, versions
+from cxrlib.training.runs import data_of, read_run, versions
+from cxrlib.training.setup import find_device
 
 SYNTHETIC = "synthetic images: these numbers say nothing about patients"
 
@@ -45,6 +47,8 @@ class Evaluation:
     """The model's logits, row by row with `images`."""
     labels_NC: np.ndarray
     """The labels: 0, 1 or NaN."""
+    data: dict
+    """The store that was scored: see `cxrlib.training.runs.data_of`."""
 
 
 def evaluate(
@@ -65,9 +69,9 @@ def evaluate(
         resamples: Bootstrap samples of patients.
 
     Raises:
-        CxrError: The run has no weights yet, or the store does not fit it.
+        CxrError: The run has no weights yet, the store does not fit it, or the device is not there.
     """
-    run = Path(run)
+    run, where = Path(run), find_device(device)
     made = read_run(run)
     recipe = made["recipe"]
     store = ImageStore.open(data or made["store"])
@@ -78,7 +82,6 @@ def evaluate(
     rows = split_rows(run, store, split)
     if not (run / BEST).exists():
         raise CxrError(f"{run} has no {BEST} yet: let the training finish at least one epoch")
-    where = "cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
     model = recipe.build(len(store.findings))
     load_safetensors(model, run / BEST)
     logits_NC = predict(model.to(where), store.images_NYX, rows, recipe=recipe, device=where)
@@ -103,6 +106,7 @@ def evaluate(
         patients=tuple(table["patient"]),
         logits_NC=logits_NC,
         labels_NC=store.labels_NC[rows],
+        data=data_of(store),
     )
 
 
@@ -227,7 +231,8 @@ def write(scored: Evaluation, out: Path, *, run: dict, split: str, minutes: floa
             "patients": len(set(scored.patients)),
             "notes": list(scored.header),
             "recipe": run["recipe"].to_json(),
-            "data": run["data"],
+            "data": scored.data,
+            "trained_on": run["data"],
             "commit": run["commit"],
             "versions": versions(),
             "training_minutes": minutes,
@@ -243,7 +248,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "evaluate",
         help="score a run",
         description="AUROC per finding and macro, with 95 % intervals from a bootstrap over patients. "
-        "The results go into RUN/evaluation/SPLIT/.",
+        "The results go into RUN/evaluation/SPLIT/, those on another store beside it.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder made by train")
     parser.add_argument("--split", default="test", choices=("test", "validation", "train_val"), help="default: test")
@@ -257,11 +262,14 @@ def run(args: argparse.Namespace) -> int:
     if args.resamples < 2:
         raise CxrError(f"--resamples {args.resamples}: an interval needs at least 2, better 1000")
     scored = evaluate(args.run, split=args.split, data=args.data, device=args.device, resamples=args.resamples)
-    folder = Path(args.run)
+    folder, made = Path(args.run), read_run(args.run)
     result = read_json(folder / "result.json") if (folder / "result.json").exists() else None
-    out = folder / "evaluation" / (args.split if args.data is None else f"{args.split}-{Path(args.data).name}")
+    name = args.split
+    if scored.data["sha256"] != made["data"]["sha256"]:
+        name += f"-{Path(args.data or made['store']).resolve().name}-{scored.data['sha256'][:8]}"
+    out = folder / "evaluation" / name
     minutes = round(result["seconds"] / 60, 2) if result else None
-    write(scored, out, run=read_run(folder), split=args.split, minutes=minutes)
+    write(scored, out, run=made, split=args.split, minutes=minutes)
     print(as_text(scored), end="")
     print(f"written to {out}")
     return 0

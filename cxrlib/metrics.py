@@ -259,8 +259,8 @@ class _Groups:
         is_pos, is_neg = target == 1, target == 0
         values, group = np.unique(score[is_pos], return_inverse=True)
         place = np.searchsorted(values, score[is_neg], side="left")
-        # A guard above all values: a negative above every positive is tied with nothing.
-        tied = np.append(values, np.inf)[place] == score[is_neg]
+        # A guard behind all values: a negative above every positive is tied with nothing, not even if it is inf.
+        tied = np.append(values, np.nan)[place] == score[is_neg]
         self.positives_GP = _counts(group, patient[is_pos], len(values), n_patients)
         self.negatives_KP = _counts(2 * place + tied, patient[is_neg], 2 * len(values) + 1, n_patients)
 

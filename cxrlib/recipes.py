@@ -10,6 +10,7 @@ Add a recipe by adding a function to this file; `python -m cxrlib train --help` 
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 from collections.abc import Callable
 
@@ -84,6 +85,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.epochs < 1:
             raise CxrError(f"batch ({self.batch}) and epochs ({self.epochs}) must be at least 1: correct --batch or --epochs")
+        if self.seed < 0 or not 0 <= self.lr < math.inf:
+            raise CxrError(f"seed ({self.seed}) and lr ({self.lr}) must be numbers from 0 up: correct --seed or --lr")
 
     def build(self, num_classes: int) -> VisionTransformer:
         """The model, with random weights; `weights` is loaded by the training, not here."""

@@ -27,19 +27,23 @@ def gather(runs: list[Path], *, title: str, commands: list[str], split: str = "t
         split: Which evaluation to gather.
 
     Raises:
-        CxrError: A run is not finished or not evaluated, or the runs differ in more than the seed.
+        CxrError: A run is not finished or not evaluated, has no macro AUROC, or the runs differ in more than the seed.
     """
     parts = []
     for run in runs:
         made = read_run(run)
         done, scored = read_json(run / "result.json"), read_json(run / "evaluation" / split / "auroc.json")
+        if scored["macro"]["auroc"] is None:
+            raise CxrError(f"{run} has no macro AUROC on the {split} split: evaluate it on a store with positives and negatives")
         recipe = made["recipe"].to_json()
         recipe["weights"] = Path(recipe["weights"]).name if recipe["weights"].endswith(".safetensors") else recipe["weights"]
         parts.append((recipe, made, done, scored))
     first_recipe, first, _, first_scored = parts[0]
-    for recipe, made, _, _ in parts[1:]:
-        if recipe | {"seed": 0} != first_recipe | {"seed": 0} or made["data"] != first["data"]:
-            raise CxrError("these runs differ in more than the seed: gather runs of one recipe on one store")
+    same = [
+        (recipe | {"seed": 0}, made["data"], made["weights_sha256"], scored["data"]) for recipe, made, _, scored in parts
+    ]
+    if any(other != same[0] for other in same):
+        raise CxrError("these runs differ in more than the seed: gather runs of one recipe on one store, from the same weights")
     seeds = [recipe["seed"] for recipe, *_ in parts]
     if len(set(seeds)) < len(seeds):
         raise CxrError(f"the seeds {seeds} are not all different: name each run once")
@@ -52,7 +56,8 @@ def gather(runs: list[Path], *, title: str, commands: list[str], split: str = "t
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": seeds,
         "recipe": first_recipe,
-        "data": first["data"],
+        "data": first_scored["data"],
+        "trained_on": first["data"],
         "versions": first["versions"],
         "commit": first["commit"],
         "split": split,

@@ -85,7 +85,7 @@ def test_an_undefined_finding_is_a_dash_with_its_reason_and_the_macro_says_over_
     assert list(table["auroc"].isna()) == [True, True, False]
     assert list(table["reason"]) == ["no image with it", "no image with a known label", ""]
     made = evaluation.Evaluation(
-        table, macro, 1, ("header",), tuple(store.table["image"][:40]), tuple(store.patients[:40]), logits_NC, labels_NC
+        table, macro, 1, ("header",), tuple(store.table["image"][:40]), tuple(store.patients[:40]), logits_NC, labels_NC, {}
     )
     text = evaluation.as_text(made)
     assert "–  undefined: no image with it" in text and "macro over 1 of 3" in text

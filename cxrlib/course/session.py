@@ -30,7 +30,7 @@ _session = Session()
 
 
 def start(chapter: int) -> None:
-    """Begins a chapter: an empty record, one figure style, one thread's worth of surprises fewer.
+    """Begins a chapter: an empty record and one figure style.
 
     Args:
         chapter: Its number, 1, 2, ...

@@ -24,7 +24,7 @@ from cxrlib.data.feed import Batch, training_batches
 from cxrlib.errors import CxrError
 from cxrlib.io import read_json, write_json
 from cxrlib.losses import masked_bce
-from cxrlib.metrics import auroc
+from cxrlib.metrics import auroc, macro
 from cxrlib.predict import predict
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import BEST, save_checkpoint, write_tensors
@@ -197,29 +197,28 @@ def validate(run: Run) -> tuple[float, int]:
     if world > 1:
         gathered_WSC = run.fabric.all_gather(torch.from_numpy(mine).to(run.fabric.device))
         logits_NC = gathered_WSC.transpose(0, 1).reshape(share * world, -1).cpu().numpy()[: len(run.held_rows)]
-    aurocs_C = auroc(logits_NC, run.store.labels_NC[run.held_rows])
-    return float(np.nanmean(aurocs_C)), int(np.isfinite(aurocs_C).sum())
+    return macro(auroc(logits_NC, run.store.labels_NC[run.held_rows]))
 
 
 def end_epoch(run: Run, seconds: float) -> None:
     """Validates, keeps the weights if they are the best so far, and writes the epoch's line."""
     progress, main = run.progress, run.fabric.global_rank == 0
-    macro, defined = validate(run)
+    score, defined = validate(run)
     progress.epoch += 1
-    better = progress.best is None or macro > progress.best
+    better = progress.best is None or score > progress.best
     if better:
-        progress.best, progress.best_epoch = macro, progress.epoch
+        progress.best, progress.best_epoch = score, progress.epoch
         if main:
-            write_tensors(run.folder / BEST, run.ema.module.state_dict(), {"epoch": progress.epoch, "val_macro_auroc": macro})
+            write_tensors(run.folder / BEST, run.ema.module.state_dict(), {"epoch": progress.epoch, "val_macro_auroc": score})
     loss = progress.loss_sum / run.epoch_steps
     progress.loss_sum = 0.0
     if main:
         run.log.write(
-            event="epoch", epoch=progress.epoch, step=progress.step, loss=loss, val_macro_auroc=macro,
+            event="epoch", epoch=progress.epoch, step=progress.step, loss=loss, val_macro_auroc=score,
             val_findings=defined, best=better, seconds=round(seconds, 1),
         )  # fmt: skip
         tqdm.write(
-            f"epoch {progress.epoch}/{run.recipe.epochs}  loss {loss:.4f}  validation macro AUROC {macro:.4f} "
+            f"epoch {progress.epoch}/{run.recipe.epochs}  loss {loss:.4f}  validation macro AUROC {score:.4f} "
             f"over {defined} findings{'  best' if better else ''}  {seconds / 60:.1f} min",
             file=sys.stdout,
         )

@@ -1,7 +1,7 @@
 """The run folder: what made a run, whether it may be continued, and its log.
 
     run.json      recipe, seed, data and its SHA-256, versions, commit: written before the first step
-    log.jsonl     one JSON object per line: {"event": "step" | "epoch" | "resume", ...}
+    log.jsonl     one JSON object per line: {"event": "step" | "epoch", ...}
     validation.csv    the images that choose the best epoch
     best.safetensors, last.safetensors, previous.safetensors    see checkpoint.py
     result.json   written when the run is finished
@@ -43,6 +43,17 @@ def git_commit() -> str | None:
         return None
 
 
+def data_of(store: ImageStore) -> dict[str, Any]:
+    """What tells one store from another, in a run's and an evaluation's JSON."""
+    return {
+        "sha256": store.sha256,
+        "source": store.source,
+        "images": int(store.n),
+        "size": int(store.size),
+        "findings": list(store.findings),
+    }
+
+
 def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
     """Writes run.json, or checks that the run in the folder is the same one.
 
@@ -52,13 +63,7 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
     weights = Path(recipe.weights)
     identity = {
         "recipe": recipe.to_json(),
-        "data": {
-            "sha256": store.sha256,
-            "source": store.source,
-            "images": int(store.n),
-            "size": int(store.size),
-            "findings": list(store.findings),
-        },
+        "data": data_of(store),
         "weights_sha256": sha256_of(weights) if recipe.weights and weights.is_file() else None,
     }
     if (folder / "run.json").exists():

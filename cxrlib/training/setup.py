@@ -116,12 +116,20 @@ def split_rows(store: ImageStore, recipe: Recipe) -> tuple[np.ndarray, np.ndarra
     return train_rows, held_rows
 
 
+def find_device(device: str) -> str:
+    """"cpu" or "cuda" for "cpu", "cuda" or "auto": CUDA where there is one.
+
+    Raises:
+        CxrError: CUDA was asked for and is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CxrError("no CUDA device is at hand: use --device cpu, or --device auto")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def make_fabric(device: str, devices: int) -> Fabric:
     """Lightning Fabric for one process or many (its own, or torchrun's); bf16 where CUDA computes in it."""
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise CxrError("no CUDA device is at hand: use --device cpu, or --device auto")
-    accelerator = "cuda" if device in ("auto", "cuda") and cuda else "cpu"
+    accelerator = find_device(device)
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise CxrError(f"{devices} CUDA devices were asked for, {torch.cuda.device_count()} are at hand: lower --devices")
     precision = "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"

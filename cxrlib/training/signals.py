@@ -33,5 +33,5 @@ class Signals:
         """Whether any process was told to stop; all must agree, or the others would wait for it for ever."""
         if fabric.world_size > 1:
             noted = torch.tensor(float(self.number), device=fabric.device)
-            self.number = int(fabric.all_reduce(noted, reduce_op="sum"))
+            self.number = int(fabric.all_reduce(noted, reduce_op="max"))
         return self.number != 0
