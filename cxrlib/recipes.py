@@ -139,8 +139,9 @@ def cpu() -> Recipe:
              python -m cxrlib prepare COHORT STORE --size 96
              python -m cxrlib train cpu --data STORE --out RUN
              python -m cxrlib evaluate RUN --split test
-    Cost: at most 15 minutes on two cores.
+    Cost: 10 to 11 minutes on one thread; at most 15 on two cores.
     Expected: macro AUROC of at least 0.85 on the phantom's test split.
+    Measured: 0.897, 0.889, 0.885 with seeds 0, 1, 2 (data/results/phantom_cpu).
     """
     return Recipe(
         name="cpu", image_size=96, patch_size=16, stem="conv", width=128, depth=3, heads=4, init="fan",
@@ -155,8 +156,9 @@ def nih_mini() -> Recipe:
              python -m cxrlib train nih_mini --data STORE --out RUN
              (or, from the phantom's weights: ... --weights PHANTOM_RUN/best.safetensors)
              python -m cxrlib evaluate RUN --split test
-    Cost: a few minutes on two cores.
+    Cost: 3 minutes on one thread.
     Expected: little: 1,300 images teach a ViT only the coarsest signs.
+    Measured: 0.647 from random weights, 0.663 from the phantom's, one seed each (data/results/nih_mini256*).
     """
     return dataclasses.replace(
         cpu(), name="nih_mini", epochs=30, validation=0.15, patience=15, drop_path=0.1,
