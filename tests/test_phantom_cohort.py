@@ -2,11 +2,17 @@
 
 import importlib.util
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from cxrlib.errors import CxrError
@@ -199,7 +205,43 @@ def test_bad_settings_say_what_to_do(tmp_path):
         dict(n=2, workers=0),
         dict(n=2, label_noise=1.0),
         dict(n=2, prevalence="x"),
+        dict(n=2, seed=-1),
     ):
         with pytest.raises(CxrError):
             write_cohort(tmp_path / "no", progress=False, **wrong)
     assert not (tmp_path / "no").exists()
+    with pytest.raises(CxrError, match="seed -1 is negative"):
+        cohort_labels(2, -1)
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_worker_ends_the_command_instead_of_hanging_it(tmp_path):
+    def kill_one() -> None:
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        os.kill(workers[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(CxrError, match="killed .*fewer workers"):
+        write_cohort(tmp_path / "a", n=200, size=48, workers=2, progress=False)
+    killer.join()
+    assert not (tmp_path / "a").exists() and not (tmp_path / "a.lock").exists()
+
+
+def test_two_phantoms_never_write_one_folder(tmp_path):
+    (tmp_path / "a.part" / "images").mkdir(parents=True)  # what the other one has drawn so far
+    with FileLock(tmp_path / "a.lock"), pytest.raises(CxrError, match="another phantom is writing"):
+        write_cohort(tmp_path / "a", n=2, size=48, progress=False)
+    assert (tmp_path / "a.part" / "images").is_dir() and not (tmp_path / "a").exists()
+    write_cohort(tmp_path / "a", n=2, size=48, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_folder_one_stands_in_can_be_filled(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_cohort(".", n=2, size=48, progress=False)
+    assert Path("phantom.json").exists() and len(list(Path("images").iterdir())) == 2
+    write_cohort(tmp_path / "there", n=2, size=48, progress=False)
+    assert tree(Path()) == tree(tmp_path / "there")

@@ -10,24 +10,29 @@ OUT/train_val_list.txt, test_list.txt
 OUT/phantom.json                     settings; written last, so it marks a finished folder
 """
 
-import multiprocessing
+import contextlib
+import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from cxrlib.errors import CxrError
-from cxrlib.findings import BOXED_FINDINGS, NO_FINDING
-from cxrlib.io import atomic_write, read_json, write_json
+from cxrlib.findings import NO_FINDING
+from cxrlib.io import read_json, write_json
 from cxrlib.phantom.drawing import STRUCTURES, draw
 from cxrlib.phantom.files import write_masks, write_png
 from cxrlib.phantom.grid import FIELD_CM
-from cxrlib.phantom.labels import cohort_labels
+from cxrlib.phantom.labels import check_seed, cohort_labels
 from cxrlib.phantom.shortcuts import parse_shortcut, plant
+from cxrlib.phantom.tables import write_tables
+from cxrlib.workers import in_order
 
 VERSION = 6
 """Raised whenever the same settings would draw other bytes."""
@@ -87,13 +92,6 @@ def _write_batch(jobs: list[dict]) -> list[dict]:
     return [_write_one(job) for job in jobs]
 
 
-def _boxes_csv(rows: list[tuple], path: Path, header: str) -> None:
-    with atomic_write(path) as file:
-        file.write(header + "\n")
-        for image, finding, (x0, y0, x1, y1) in rows:
-            file.write(f"{image},{finding},{x0},{y0},{x1 - x0},{y1 - y0}\n")
-
-
 def write_cohort(
     out: str | Path,
     *,
@@ -111,8 +109,8 @@ def write_cohort(
 
     (On one machine with one set of library versions; another processor may round the last bit of an
     exponential otherwise.)
-    Nothing half-done is ever called finished: the folder grows as OUT.part and is renamed when its
-    `phantom.json` is written.
+    Nothing half-done is ever called finished: the folder grows as OUT.part and takes its place when it is
+    whole. OUT.lock, held meanwhile, keeps a second phantom from the same folder.
 
     Args:
         out: The folder to make. A finished one with the same settings is left as it is.
@@ -129,13 +127,15 @@ def write_cohort(
         The folder.
 
     Raises:
-        CxrError: An argument is out of range, or the folder holds something else.
+        CxrError: An argument is out of range, the folder holds something else, another phantom is writing it,
+            or a worker was killed.
     """
     out = Path(out)
     if not 32 <= size <= 2048:
         raise CxrError(f"size {size} is not between 32 and 2048 pixels")
     if workers < 1:
         raise CxrError(f"{workers} workers cannot work: give at least 1")
+    check_seed(seed)
     cue = parse_shortcut(shortcut)
     settings = {
         "format": "cxrlib phantom cohort",
@@ -152,44 +152,15 @@ def write_cohort(
         "box_rule": "BBox_List_2017.csv: the 8 boxed findings on test images, the largest lesion of each; "
         "boxes_all.csv: every lesion",
     }
-    if (out / "phantom.json").exists():
-        if read_json(out / "phantom.json") == settings:
-            print(f"{out} already holds this cohort ({n} images at {size} px): nothing to do")
-            return out
-        raise CxrError(f"{out} holds another phantom cohort: choose another folder or delete this one")
-    if out.exists() and any(out.iterdir()):
-        raise CxrError(
-            f"{out} is not empty: choose a new folder (an unfinished cohort lies in {out}.part and is redone)"
-        )
-
+    if _is_there(out, settings):
+        return out
     table = plant(cohort_labels(n, seed, prevalence=prevalence, label_noise=label_noise), cue, seed)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "images").mkdir(parents=True)
-    (part / "masks").mkdir()
-    columns = ["image", "truth", "view", "sex", "age", "patient", "drain", "marker"]
-    jobs = [
-        dict(zip(columns, row, strict=True)) | {"index": i, "seed": seed, "size": size, "out": str(part)}
-        for i, row in enumerate(table[columns].itertuples(index=False))
-    ]
-    batches = [jobs[i : i + BATCH] for i in range(0, n, BATCH)]
-    results: list[dict] = []
+    place = Path(os.path.abspath(out))  # OUT may be ".", which has no name
     try:
-        with tqdm(total=n, desc="phantom", unit="image", disable=not progress) as bar:
-            if workers == 1:
-                for batch in map(_write_batch, batches):
-                    results += batch
-                    bar.update(len(batch))
-            else:
-                with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                    for batch in pool.imap(_write_batch, batches):
-                        results += batch
-                        bar.update(len(batch))
-        _write_tables(part, table, results, size)
-        write_json(part / "phantom.json", settings)
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(place):
+            if not _is_there(out, settings):  # another phantom may have finished it just now
+                _write_part(place, table, settings, workers=workers, progress=progress)
     except OSError as error:
         raise CxrError(
             f"could not write {out} ({error.strerror}): free some space or choose another folder"
@@ -197,35 +168,68 @@ def write_cohort(
     return out
 
 
-def _write_tables(out: Path, table: pd.DataFrame, results: list[dict], size: int) -> None:
-    """Writes the tables and lists of a cohort whose images are drawn."""
-    spacing = round(10 * FIELD_CM / size, 6)
-    with atomic_write(out / "Data_Entry_2017_v2020.csv") as file:
-        file.write(
-            "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-            "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]\n"
+def _is_there(out: Path, settings: dict) -> bool:
+    """Whether this very cohort is finished. Anything else in the folder is refused."""
+    if (out / "phantom.json").exists():
+        if read_json(out / "phantom.json") == settings:
+            held = f"{settings['n']} images at {settings['size']} px"
+            print(f"{out} already holds this cohort ({held}): nothing to do")
+            return True
+        raise CxrError(f"{out} holds another phantom cohort: choose another folder or delete this one")
+    if out.exists() and any(out.iterdir()):
+        raise CxrError(
+            f"{out} is not empty: choose a new folder (an unfinished cohort lies in {out}.part and is redone)"
         )
-        for r in table.itertuples():
-            file.write(
-                f"{r.image},{r.labels},{r.follow_up},{r.patient},{r.age},{r.sex},{r.view},{size},{size},{spacing},{spacing}\n"
-            )
-    split = dict(zip(table["image"], table["split"], strict=True))
-    every, nih = [], []
-    for result in results:
-        for finding, boxes in result["boxes"].items():
-            every += [(result["image"], finding, box) for box in boxes]
-            if finding in BOXED_FINDINGS and split[result["image"]] == "test":
-                largest = max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
-                nih.append((result["image"], "Infiltrate" if finding == "Infiltration" else finding, largest))
-    _boxes_csv(nih, out / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,")
-    _boxes_csv(every, out / "boxes_all.csv", "Image Index,Finding Label,x,y,w,h")
-    with atomic_write(out / "truth.csv") as file:
-        file.write("Image Index,True Findings,Devices,Cardiothoracic Ratio\n")
-        for r, result in zip(table.itertuples(), results, strict=True):
-            file.write(f"{r.image},{r.truth},{result['devices']},{result['cardiothoracic_ratio']}\n")
-    for name in ("train_val", "test"):
-        with atomic_write(out / f"{name}_list.txt") as file:
-            file.write("\n".join(table["image"][table["split"] == name]))  # like NIH's: no final newline
+    return False
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Holds PLACE.lock, which the system frees even if this process is killed, and removes it at the end."""
+    lock = place.with_name(place.name + ".lock")
+    try:
+        held = FileLock(lock, timeout=0).acquire()
+    except Timeout:
+        raise CxrError(f"another phantom is writing {place}: wait for it, or choose another folder") from None
+    with held:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows keeps a file that is open
+                lock.unlink()
+
+
+def _write_part(place: Path, table: pd.DataFrame, settings: dict, *, workers: int, progress: bool) -> None:
+    """Draws the cohort into PLACE.part and moves it to its place."""
+    n, size = settings["n"], settings["size"]
+    part = place.with_name(place.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "images").mkdir(parents=True)
+    (part / "masks").mkdir()
+    columns = ["image", "truth", "view", "sex", "age", "patient", "drain", "marker"]
+    jobs = [
+        dict(zip(columns, row, strict=True))
+        | {"index": i, "seed": settings["seed"], "size": size, "out": str(part)}
+        for i, row in enumerate(table[columns].itertuples(index=False))
+    ]
+    batches = [jobs[i : i + BATCH] for i in range(0, n, BATCH)]
+    results: list[dict] = []
+    with (
+        tqdm(total=n, desc="phantom", unit="image", disable=not progress) as bar,
+        contextlib.closing(in_order(_write_batch, batches, workers=workers)) as drawn,
+    ):
+        for batch in drawn:
+            results += batch
+            bar.update(len(batch))
+    write_tables(part, table, results, size)
+    write_json(part / "phantom.json", settings)
+    if not place.exists():
+        part.rename(place)
+        return
+    # The folder is there, empty, and may be where a shell stands: it is filled, its mark of completion last.
+    for path in sorted(part.iterdir(), key=lambda path: path.name == "phantom.json"):
+        path.rename(place / path.name)
+    part.rmdir()
 
 
 def images_per_second(*, size: int = 224, n: int = 64, seed: int = 0) -> float:

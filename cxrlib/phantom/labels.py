@@ -110,6 +110,12 @@ def set_weights(prevalence: str) -> np.ndarray:
     return count / count.sum(1, keepdims=True) * w[:, None]
 
 
+def check_seed(seed: int) -> None:
+    """Raises `CxrError` for a negative seed, which NumPy does not take."""
+    if seed < 0:
+        raise CxrError(f"seed {seed} is negative: give 0 or more")
+
+
 def cohort_labels(n: int, seed: int, *, prevalence: str = "nih", label_noise: float = 0.0) -> pd.DataFrame:
     """Draws a cohort's table without drawing its images.
 
@@ -126,12 +132,13 @@ def cohort_labels(n: int, seed: int, *, prevalence: str = "nih", label_noise: fl
         and labels (findings written), both as "A|B" or "No Finding".
 
     Raises:
-        CxrError: n, the noise or the prevalence is out of range.
+        CxrError: n, the seed, the noise or the prevalence is out of range.
     """
     if n < 1:
         raise CxrError(f"a cohort of {n} images is empty: ask for at least 1")
     if not 0 <= label_noise < 1:
         raise CxrError(f"label noise {label_noise} is not in [0, 1)")
+    check_seed(seed)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     sets, member, ages, visits = _tables()
     weights = set_weights(prevalence)

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cxrlib.findings import NIH_FINDINGS, NO_FINDING
 from cxrlib.io import atomic_write
 from cxrlib.phantom.drawing import draw
+from cxrlib.phantom.labels import check_seed
 
 COLUMNS, ROWS, GAP, CAPTION = 5, 3, 6, 18
 
@@ -47,6 +48,7 @@ def contact_sheet(
 
 def write_contact_sheet(path: str | Path, *, seed: int = 0) -> Path:
     """Writes the sheet as a PNG of few colours, small enough for a README."""
+    check_seed(seed)
     small = contact_sheet(size=176, seed=seed).quantize(64, dither=Image.Dither.NONE)
     with atomic_write(path, "wb") as file:
         small.save(file, format="PNG", optimize=True)
