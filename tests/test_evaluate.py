@@ -112,6 +112,24 @@ def test_the_validation_split_is_the_run_s_own(run):
     assert set(evaluate(run, split="validation", resamples=5).images) == held
 
 
+def test_scores_of_another_store_say_so_and_lie_apart(run, tmp_path, monkeypatch):
+    other = tiny_store(tmp_path / "other", n=100, seed=3)
+    monkeypatch.chdir(other.folder)  # "." has no name of its own
+    assert cli.main(["evaluate", str(run), "--data", ".", "--resamples", "5"]) == 0
+    stored = json.loads((run / "evaluation" / f"test-store-{other.sha256[:8]}" / "auroc.json").read_text())
+    assert stored["data"]["sha256"] == other.sha256 and stored["data"]["images"] == 100
+    assert stored["trained_on"] == json.loads((run / "run.json").read_text())["data"] != stored["data"]
+    folders = set((run / "evaluation").iterdir())
+    assert cli.main(["evaluate", str(run), "--data", str(run.parent / "store"), "--resamples", "5"]) == 0
+    assert set((run / "evaluation").iterdir()) <= folders | {run / "evaluation" / "test"}  # the run's own store, by name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(run):
+    with pytest.raises(CxrError, match="no CUDA device"):
+        evaluate(run, device="cuda", resamples=5)
+
+
 def test_evaluation_refuses_what_does_not_fit(run, tmp_path):
     with pytest.raises(CxrError, match="no run folder"):
         evaluate(tmp_path)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,3 +46,27 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(runs, tmp_path,
     cli.main(["evaluate", str(other), "--resamples", "20"])
     assert results.main([str(tmp_path / "out"), str(runs[0]), str(other), "--title", "x"]) == 2
     assert "more than the seed" in capsys.readouterr().err
+
+
+def changed(file: Path, **fields) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_runs_from_other_weights_are_not_averaged(runs, tmp_path, capsys):
+    """The name of a weights file stays the same when its contents change."""
+    copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
+    for run, digest in zip(copies, "ab"):
+        changed(run / "run.json", weights_sha256=digest * 64)
+    assert results.main([str(tmp_path / "out"), *map(str, copies), "--title", "x"]) == 2
+    assert "more than the seed" in capsys.readouterr().err
+    changed(copies[1] / "run.json", weights_sha256="a" * 64)
+    assert results.main([str(tmp_path / "out"), *map(str, copies), "--title", "x"]) == 0
+
+
+def test_a_run_without_a_macro_is_refused_in_one_line(runs, tmp_path, capsys):
+    copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    none = {"auroc": None, "low": None, "high": None, "defined": 0}
+    changed(copy / "evaluation/test/auroc.json", macro=none)
+    assert results.main([str(tmp_path / "out"), str(copy), "--title", "x"]) == 2
+    said = capsys.readouterr().err
+    assert "no macro AUROC on the test split" in said and said.count("\n") == 1

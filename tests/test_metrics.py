@@ -129,6 +129,17 @@ def test_the_fast_bootstrap_equals_repeating_rows(metric, levels):
     assert np.nanstd(fast.samples_RC, axis=0).min() > 0
 
 
+@pytest.mark.parametrize("metric", [auroc, average_precision])
+def test_an_infinite_score_is_a_score(metric):
+    scores_N1, targets_N1 = np.array([[np.inf], [0], [1], [2]]), np.array([[0], [0], [1], [1.0]])
+    fast, slow = (
+        bootstrap_by_patient(scores_N1, targets_N1, np.arange(4), metric=m, resamples=40)
+        for m in (metric, lambda s, t: metric(s, t))
+    )
+    np.testing.assert_allclose(fast.samples_RC, slow.samples_RC, rtol=0, atol=1e-12)
+    assert auroc(scores_N1, targets_N1)[0] == 0.5
+
+
 def test_bootstrap_counts_what_is_undefined():
     scores_N1, patients_N = np.arange(6.0)[:, None], np.array(list("aabbcc"))
     targets_N1 = np.array([[0], [0], [0], [0], [0], [1.0]])  # one positive patient of three

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cxrlib.errors import CxrError
 from cxrlib.losses import masked_bce
 from cxrlib.recipes import Recipe
 from cxrlib.training.optim import make_ema, make_optimizer, set_lr, warmup_cosine
+from cxrlib.training.signals import Signals
 from cxrlib.training.start import start_head_at_prevalence, start_weights
 
 
@@ -253,3 +255,17 @@ def test_the_fan_start_scales_each_linear_map_by_its_fans():
     assert model.cls_token.std().item() == pytest.approx(0.2, rel=0.5)
     with pytest.raises(CxrError, match="choose timm or fan"):
         start_weights(model, "zeros")
+
+
+def test_a_signal_that_reached_every_process_keeps_its_number():
+    class TwoProcesses:
+        world_size, device = 2, "cpu"
+
+        @staticmethod
+        def all_reduce(noted, reduce_op):  # both processes have noted the same
+            return getattr(torch, reduce_op)(torch.stack([noted, noted]))
+
+    signals = Signals()
+    assert not signals.caught(TwoProcesses)
+    signals.number = signal.SIGTERM
+    assert signals.caught(TwoProcesses) and signals.number == signal.SIGTERM

@@ -19,6 +19,7 @@ from cxrlib.data.augment import Ranges
 from cxrlib.errors import CxrError
 from cxrlib.training import loop, train
 from cxrlib.training.checkpoint import read_tensors
+from cxrlib.training.setup import setup
 
 MU = dataclasses.replace(recipes.mu(), epochs=3)
 
@@ -185,10 +186,32 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_spares_the_last_good_stat
 
 
 def test_early_stopping_stops_after_the_patience_and_a_resumed_run_agrees(store, tmp_path, monkeypatch):
-    scores = iter([0.6, 0.7, 0.7, 0.65, 0.6, 0.9])
-    monkeypatch.setattr(loop, "validate", lambda run: (next(scores), 3))
-    result = train(dataclasses.replace(MU, epochs=6, patience=2), store, tmp_path / "run", device="cpu")
+    recipe, real = dataclasses.replace(MU, epochs=6, patience=2), loop.end_epoch
+    scores = [0.6, 0.7, 0.7, 0.65, 0.6, 0.9]
+    monkeypatch.setattr(loop, "validate", lambda run: (scores[run.progress.epoch], 3))
+    result = train(recipe, store, tmp_path / "run", device="cpu")
     assert (result["best_epoch"], result["epochs"], result["stopped_early"]) == (2, 4, True)
+
+    def dies(run, seconds):  # in the epoch that uses up the patience
+        if run.progress.epoch == 3:
+            raise RuntimeError("power cut")
+        real(run, seconds)
+
+    monkeypatch.setattr(loop, "end_epoch", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe, store, tmp_path / "resumed", device="cpu")
+    monkeypatch.setattr(loop, "end_epoch", real)
+    again = train(recipe, store, tmp_path / "resumed", device="cpu")
+    assert (again["best_epoch"], again["epochs"], again["stopped_early"]) == (2, 4, True)
+    assert_same_run(tmp_path / "run", tmp_path / "resumed")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_validation_without_any_score_is_nan_over_none(store, tmp_path, monkeypatch):
+    run = setup(MU, store, tmp_path / "run", device="cpu", devices=1)
+    monkeypatch.setattr(loop, "auroc", lambda scores, labels: np.full(3, np.nan))
+    score, defined = loop.validate(run)
+    assert np.isnan(score) and defined == 0
 
 
 def test_a_full_disk_keeps_what_was_saved(store, tmp_path, monkeypatch):
@@ -237,6 +260,34 @@ def test_a_batch_in_parts_takes_the_same_step(store, tmp_path):
     train(dataclasses.replace(plain, micro_batch=5), store, tmp_path / "parts", device="cpu")
     one, parts = events(tmp_path / "one"), events(tmp_path / "parts")
     assert parts[-1]["loss"] == pytest.approx(one[-1]["loss"], rel=1e-5)
+
+
+TWO_PROCESSES = """
+import dataclasses, sys
+from cxrlib import cli, recipes
+real = recipes.mu
+def mu():
+    "mu without what is random inside the model: each process would draw its own."
+    return dataclasses.replace(real(), drop_path=0.0)
+recipes.RECIPES["mu"] = mu
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.timeout(120)  # two interpreters that import torch: about 10 s
+def test_two_processes_take_the_steps_of_one(store, tmp_path):
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    losses = []
+    for devices in ("1", "2"):
+        words = command(dataclasses.replace(MU, epochs=1), store, tmp_path / devices, "--devices", devices)
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "script.py"), *words[3:]], capture_output=True, text=True,
+            env=ONE_THREAD | {"PYTHONPATH": str(Path(loop.__file__).parents[2])},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / devices / "result.json").read_text())["processes"] == int(devices)
+        losses.append([line["loss"] for line in events(tmp_path / devices) if "loss" in line])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 def test_weights_of_a_run_start_another(whole, store, tmp_path):
