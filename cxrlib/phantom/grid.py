@@ -139,9 +139,12 @@ def stretch(low_JI: np.ndarray, size: int) -> np.ndarray:
     index, weight = _taps(size, low_JI.shape[1])
     wide = sum(low_JI[:, index[k]] * weight[k][None, :] for k in range(4))
     index, weight = _taps(size, low_JI.shape[0])
-    out = wide[index[0]] * weight[0][:, None]
+    out = wide.take(index[0], axis=0)
+    out *= weight[0][:, None]
     for k in range(1, 4):
-        out += wide[index[k]] * weight[k][:, None]
+        part = wide.take(index[k], axis=0)
+        part *= weight[k][:, None]
+        out += part
     return out
 
 
