@@ -74,7 +74,7 @@ def test_attention_equals_loops_written_from_the_formula():
                 total = sum(math.exp(s) for s in scores)
                 for j in range(5):
                     share = math.exp(scores[j]) / total
-                    assert abs(share - float(map_BHRN[b, h, i, j])) < 1e-6
+                    assert abs(share - map_BHRN[b, h, i, j].item()) < 1e-6
                     mixed[i, rows] += share * v[j]
         torch.testing.assert_close(out_BND[b], mixed @ attention.proj.weight.T + attention.proj.bias)
 
