@@ -228,3 +228,6 @@ def test_every_stored_result_is_on_the_results_page(html):
         result = json.loads(file.read_text())
         assert result["title"] in page
         assert f"{result['runs'][0]['macro']['auroc']:.3f}" in page
+    for file in sorted((ROOT / "data" / "results").glob("bench_*.json")):
+        bench = json.loads(file.read_text())
+        assert f"{bench['store']['ratio']:.0f} times faster" in page and f"{bench['step']['ratio']:.3f}" in page

@@ -78,11 +78,13 @@ class Results(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         folder = Path(self.env.srcdir) / "data" / "results"
         files = sorted(folder.glob("*/result.json"))
+        self.env.note_reread()  # a new result is a new file, which no dependency on the old ones would notice
         lines: list[str] = []
         for file in files:
-            self.env.note_dependency(str(file))
             lines += result_markdown(json.loads(file.read_text(encoding="utf-8")), file.parent)
-        if not files:
+        for file in sorted(folder.glob("bench_*.json")):
+            lines += bench_markdown(json.loads(file.read_text(encoding="utf-8")))
+        if not lines:
             lines = ["No result has been measured with this version yet."]
         holder = nodes.section()
         holder.document = self.state.document
@@ -119,6 +121,28 @@ def result_markdown(result: dict, folder: Path) -> list[str]:
         path = f"/data/results/{folder.name}/auroc.png"
         lines += ["", f"```{{image}} {path}", f":alt: {words}", ":class: dark-light", "```"]
     return [*lines, ""]
+
+
+def bench_markdown(bench: dict) -> list[str]:
+    """A stopwatch reading's section: ratios within one run, with the goal of each."""
+    machine, store, phantom, step = (bench[part] for part in ("machine", "store", "phantom", "step"))
+    where = f"{machine['system']}, {machine['device']}, {machine['cpus']} processors, {machine['torch_threads']} torch threads"
+    return [
+        f"## Speed on {machine['device']}",
+        "",
+        f"- {where}, torch {machine['versions']['torch']}",
+        "",
+        "```text",
+        "python -m cxrlib bench --out data/results/bench_cpu.json",
+        "```",
+        "",
+        "| what | reading | goal |",
+        "|---|---|---|",
+        f"| store read against PNG decode | {store['ratio']:.0f} times faster | {store['goal']} |",
+        f"| phantoms at 224 px, one process | {phantom['images_per_s']:.0f} images/s | {phantom['goal']} |",
+        f"| ViT-S/16 training step, ours over timm's | {step['ratio']:.3f} | {step['goal']} |",
+        "",
+    ]
 
 
 def setup(app: Sphinx) -> dict:
