@@ -53,6 +53,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys):
         "correct --seed": ["train", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--seed", "-1"],
         "correct --seed or --lr": ["train", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--lr", "-0.1"],
         "lr (nan)": ["train", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--lr", "nan"],
+        "workers is 0": ["doctor", str(tmp_path), "--workers", "0"],
         "seed -1 is negative": ["phantom", str(tmp_path / "cohort"), "--n", "2", "--seed", "-1"],
         "seed -2 is negative": ["phantom", "--contact-sheet", str(tmp_path / "sheet.png"), "--seed", "-2"],
     }

@@ -55,8 +55,11 @@ def examine(
         All complaints, errors first.
 
     Raises:
-        CxrError: The folder does not exist, or `against` names something that is neither a store nor a list.
+        CxrError: The folder does not exist, `against` names something that is neither a store nor a list, or there
+            is no worker.
     """
+    if workers < 1:
+        raise CxrError(f"workers is {workers}: ask for 1 or more")
     root = require_folder(folder)
     if (root / "store.json").is_file() or (root / "journal.jsonl").is_file():
         complaints, table = _examine_store(root)
