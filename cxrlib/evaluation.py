@@ -22,7 +22,7 @@ from cxrlib.models.weights import load_safetensors
 from cxrlib.predict import predict
 from cxrlib.training.checkpoint import BEST
 from cxrlib.training.runs import data_of, read_run, versions
-from cxrlib.training.setup import find_device
+from cxrlib.training.setup import chosen_labels, find_device
 
 SYNTHETIC = "synthetic images: these numbers say nothing about patients"
 
@@ -77,16 +77,17 @@ def evaluate(
     store = ImageStore.open(data or made["store"])
     if store.size != recipe.image_size:
         raise CxrError(f"the store holds images of {store.size} px, the run reads {recipe.image_size} px: prepare with that --size")
-    if list(store.findings) != made["data"]["findings"]:
+    findings, labels_NC = chosen_labels(store, recipe)
+    if list(findings) != (list(recipe.findings) or made["data"]["findings"]):
         raise CxrError("the store's findings are not those the run was trained on: evaluate on a store with the same findings")
     rows = split_rows(run, store, split)
     if not (run / BEST).exists():
         raise CxrError(f"{run} has no {BEST} yet: let the training finish at least one epoch")
-    model = recipe.build(len(store.findings))
+    model = recipe.build(len(findings))
     load_safetensors(model, run / BEST)
     logits_NC = predict(model.to(where), store.images_NYX, rows, recipe=recipe, device=where)
     table = store.table.iloc[rows]
-    scored = score(logits_NC, store.labels_NC[rows], table["patient"].to_numpy(), store.findings, resamples=resamples)
+    scored = score(logits_NC, labels_NC[rows], table["patient"].to_numpy(), findings, resamples=resamples)
     best_epoch = int(read_json(run / "result.json")["best_epoch"]) if (run / "result.json").exists() else None
     header = [SYNTHETIC] if store.source == "phantom" else []
     header += [

@@ -87,3 +87,17 @@ def canonical(name: str) -> str:
         if finding.lower().replace("_", " ") == plain:
             return finding
     raise CxrError(f"{name!r} is none of the 14 NIH findings ({', '.join(NIH_FINDINGS)}): correct the spelling")
+
+
+FINDING_GROUPS: dict[str, tuple[str, ...]] = {
+    "nih14": NIH_FINDINGS,
+    "boxed8": BOXED_FINDINGS,
+    "chexpert5": CHEXPERT_COMPETITION,
+    "chexpert13": tuple(name for name in CHEXPERT_OBSERVATIONS if name != NO_FINDING),
+}
+"""Lists of findings that have a name on the command line. "chexpert13" is every observation but "No Finding"."""
+
+
+def parse_findings(text: str) -> tuple[str, ...]:
+    """The findings that a word on the command line stands for: a group's name, or names with commas between."""
+    return FINDING_GROUPS.get(text) or tuple(name.strip() for name in text.split(",") if name.strip())

@@ -13,10 +13,13 @@ import inspect
 import math
 import textwrap
 from collections.abc import Callable
+from typing import Any
+
+from torch import nn
 
 from cxrlib.data.augment import Ranges
 from cxrlib.errors import CxrError
-from cxrlib.models import VisionTransformer
+from cxrlib.models import build_model
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -29,6 +32,13 @@ class Recipe:
     """The function that made the recipe."""
     seed: int = 0
     """Fixes the first weights, the validation patients, the order of the images and every augmentation."""
+
+    model: str = "vit"
+    """The kind of model: a name of `cxrlib.models.MODELS`."""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of that kind of model beyond the sizes, for example {"n2": 2} for lt_vit."""
+    findings: tuple[str, ...] = ()
+    """The findings to learn, in this order. Empty: all that the store has."""
 
     image_size: int = 224
     """Side of the image, in pixels. The store must have it."""
@@ -88,9 +98,11 @@ class Recipe:
         if self.seed < 0 or not 0 <= self.lr < math.inf:
             raise CxrError(f"seed ({self.seed}) and lr ({self.lr}) must be numbers from 0 up: correct --seed or --lr")
 
-    def build(self, num_classes: int) -> VisionTransformer:
+    def build(self, num_classes: int) -> nn.Module:
         """The model, with random weights; `weights` is loaded by the training, not here."""
-        return VisionTransformer(
+        return build_model(
+            self.model,
+            self.options,
             image_size=self.image_size,
             patch_size=self.patch_size,
             in_channels=len(self.mean),
@@ -104,7 +116,8 @@ class Recipe:
 
     def to_json(self) -> dict:
         """The fields as JSON holds them."""
-        return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std), "ranges": self.ranges._asdict()}
+        lists = {name: list(getattr(self, name)) for name in ("mean", "std", "findings")}
+        return dataclasses.asdict(self) | lists | {"ranges": self.ranges._asdict()}
 
     @classmethod
     def from_json(cls, fields: dict) -> "Recipe":
@@ -114,7 +127,8 @@ class Recipe:
             CxrError: The fields are not those of this version.
         """
         try:
-            return cls(**fields | {"mean": tuple(fields["mean"]), "std": tuple(fields["std"]), "ranges": Ranges(**fields["ranges"])})
+            tuples = {name: tuple(fields[name]) for name in ("mean", "std", "findings") if name in fields}
+            return cls(**fields | tuples | {"ranges": Ranges(**fields["ranges"])})
         except (TypeError, KeyError) as error:
             raise CxrError(f"the stored recipe is not one of this version of cxrlib ({error}): train again") from None
 

@@ -17,7 +17,7 @@ from tiny_store import FINDINGS, tiny_store
 from cxrlib import recipes
 from cxrlib.data.augment import Ranges
 from cxrlib.errors import CxrError
-from cxrlib.training import loop, train
+from cxrlib.training import loop, objectives, train
 from cxrlib.training.checkpoint import read_tensors
 from cxrlib.training.setup import setup
 
@@ -171,14 +171,14 @@ def test_another_recipe_or_other_data_are_refused(whole, store, tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_spares_the_last_good_state(store, tmp_path, monkeypatch):
-    real, calls = loop.masked_bce, 0
+    real, calls = objectives.masked_bce, 0
 
     def poisoned(*args, **options):
         nonlocal calls
         calls += 1
         return real(*args, **options) * (float("nan") if calls == 6 else 1.0)
 
-    monkeypatch.setattr(loop, "masked_bce", poisoned)
+    monkeypatch.setattr(objectives, "masked_bce", poisoned)
     with pytest.raises(CxrError, match="the loss is nan .* at step 6, .*last good state"):
         train(MU, store, tmp_path / "run", device="cpu", checkpoint_steps=1)
     tensors, progress = read_tensors(tmp_path / "run" / "last.safetensors")

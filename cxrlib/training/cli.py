@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import inspect
+import json
 
 from cxrlib import recipes
 from cxrlib.errors import CxrError
+from cxrlib.findings import FINDING_GROUPS, parse_findings
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -27,6 +29,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--lr", type=float, help=text["lr"])
     parser.add_argument("--seed", type=int, help=text["seed"])
     parser.add_argument("--weights", help=text["weights"])
+    parser.add_argument("--model", help=text["model"])
+    parser.add_argument(
+        "--option", action="append", type=option, metavar="NAME=VALUE", help="an argument of that model; may be repeated"
+    )
+    parser.add_argument(
+        "--findings", type=parse_findings, metavar="A,B,...",
+        help=f"the findings to learn: names with commas between, or one of {', '.join(FINDING_GROUPS)}",
+    )  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
     parser.add_argument(
@@ -35,12 +45,29 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--checkpoint-steps", type=int, default=0, help="also save after every so many steps")
 
 
+def option(text: str) -> tuple[str, int | float | bool | str]:
+    """NAME=VALUE, with the value as a number or a truth where it looks like one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE: write for example n2=2")
+    try:
+        return name, json.loads(value.lower() if value.lower() in ("true", "false") else value)
+    except ValueError:
+        return name, value
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains; 0 when finished, 128 + signal when stopped by one."""
-    changes = {name: getattr(args, name) for name in ("epochs", "batch", "lr", "seed", "weights")}
-    recipe = dataclasses.replace(
-        recipes.get(args.recipe), **{name: value for name, value in changes.items() if value is not None}
-    )
+    recipe = recipes.get(args.recipe)
+    names = ("epochs", "batch", "lr", "seed", "weights", "model", "findings")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.option:
+        # Options belong to a model: another model begins without the recipe's own.
+        kept = recipe.options if args.model in (None, recipe.model) else {}
+        changes["options"] = kept | dict(args.option)
+    elif args.model not in (None, recipe.model):
+        changes["options"] = {}
+    recipe = dataclasses.replace(recipe, **changes)
     if args.devices < 1:
         raise CxrError(f"--devices {args.devices}: ask for at least one")
     from cxrlib.training import train

@@ -23,11 +23,11 @@ from cxrlib.data.augment import augment, normalise, to_float
 from cxrlib.data.feed import Batch, training_batches
 from cxrlib.errors import CxrError
 from cxrlib.io import read_json, write_json
-from cxrlib.losses import masked_bce
 from cxrlib.metrics import auroc, macro
 from cxrlib.predict import predict
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import BEST, save_checkpoint, write_tensors
+from cxrlib.training.objectives import objective_of
 from cxrlib.training.optim import set_lr, warmup_cosine
 from cxrlib.training.setup import Progress, Run, setup
 from cxrlib.training.signals import Signals
@@ -97,7 +97,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     with bar, signals:
         while progress.epoch < recipe.epochs and not early(progress, recipe):
             batches = training_batches(
-                run.store.images_NYX, run.store.labels_NC, run.train_rows, batch=recipe.batch, seed=recipe.seed,
+                run.store.images_NYX, run.labels_NC, run.train_rows, batch=recipe.batch, seed=recipe.seed,
                 epoch=progress.epoch, start=progress.step - progress.epoch * run.epoch_steps,
                 rank=fabric.global_rank, world=fabric.world_size,
             )  # fmt: skip
@@ -163,7 +163,7 @@ def train_step(
     Returns:
         (loss of the global batch, norm of its gradient before clipping).
     """
-    total = torch.zeros((), device=fabric.device)
+    total, objective = torch.zeros((), device=fabric.device), objective_of(recipe.model)
     parts = range(0, len(batch.img_BYX), recipe.micro_batch)
     for start in parts:
         part = slice(start, start + recipe.micro_batch)
@@ -171,8 +171,7 @@ def train_step(
         img_BIYX, _ = augment(to_float(img_BYX), draws_BK, recipe.ranges)
         # Gradients meet once per step, with the last part; DDP averages them, so each process multiplies by their number.
         with fabric.no_backward_sync(model, enabled=start != parts[-1]):
-            logits_BC = model(normalise(img_BIYX, mean=recipe.mean, std=recipe.std)).logits_BC
-            loss = masked_bce(logits_BC, labels_BC, count=batch.known)
+            loss = objective(model, normalise(img_BIYX, mean=recipe.mean, std=recipe.std), labels_BC, batch.known)
             fabric.backward(loss * fabric.world_size)
         total += loss.detach()
     norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
@@ -197,7 +196,7 @@ def validate(run: Run) -> tuple[float, int]:
     if world > 1:
         gathered_WSC = run.fabric.all_gather(torch.from_numpy(mine).to(run.fabric.device))
         logits_NC = gathered_WSC.transpose(0, 1).reshape(share * world, -1).cpu().numpy()[: len(run.held_rows)]
-    return macro(auroc(logits_NC, run.store.labels_NC[run.held_rows]))
+    return macro(auroc(logits_NC, run.labels_NC[run.held_rows]))
 
 
 def end_epoch(run: Run, seconds: float) -> None:

@@ -49,6 +49,8 @@ class Run:
 
     recipe: Recipe
     store: ImageStore
+    labels_NC: np.ndarray
+    """The labels of the recipe's findings."""
     folder: Path
     fabric: Fabric
     model: nn.Module
@@ -72,19 +74,20 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
             f"{data} holds images of {store.size} px, the recipe {recipe.name} reads {recipe.image_size} px: "
             f"prepare the folder again with --size {recipe.image_size}"
         )
-    train_rows, held_rows = split_rows(store, recipe)
+    findings, labels_NC = chosen_labels(store, recipe)
+    train_rows, held_rows = split_rows(store, labels_NC, recipe)
     fabric = make_fabric(device, devices)
     if recipe.batch % fabric.world_size:
         raise CxrError(f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
     torch.manual_seed(recipe.seed)
-    model = recipe.build(len(store.findings))
+    model = recipe.build(len(findings))
     start_weights(model, recipe.init)
     if recipe.weights.endswith(".safetensors"):
         load_safetensors(model, recipe.weights)
     else:
         if recipe.weights:
             load_timm(model, recipe.weights)
-        start_head_at_prevalence(model, store.labels_NC[train_rows])
+        start_head_at_prevalence(model, labels_NC[train_rows])
     if fabric.global_rank == 0:
         start_or_resume(folder, recipe, store)
         sweep(folder)
@@ -99,16 +102,32 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     progress = Progress(**saved) if saved else Progress()
     fabric.barrier()
     log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
-    return Run(recipe, store, folder, fabric, model, ema, optimizer, train_rows, held_rows, progress, log)
+    return Run(recipe, store, labels_NC, folder, fabric, model, ema, optimizer, train_rows, held_rows, progress, log)
 
 
-def split_rows(store: ImageStore, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+def chosen_labels(store: ImageStore, recipe: Recipe) -> tuple[tuple[str, ...], np.ndarray]:
+    """The recipe's findings, or all that the store has, and their labels_NC.
+
+    Raises:
+        CxrError: The store does not have one of them.
+    """
+    findings = recipe.findings or store.findings
+    missing = [name for name in findings if name not in store.findings]
+    if missing:
+        raise CxrError(
+            f"the store has no finding {missing[0]!r} (it has {', '.join(store.findings)}): correct --findings, "
+            "or prepare the folder that has it"
+        )
+    return findings, store.labels_NC[:, [store.findings.index(name) for name in findings]]
+
+
+def split_rows(store: ImageStore, labels_NC: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows to choose the best epoch by: no patient in both, no image of the test list in either."""
     rows = np.asarray(store.where(split="train_val"))
     rest, held = split_by_patient(store.table.iloc[rows].reset_index(drop=True), recipe.validation, recipe.seed)
     train_rows, held_rows = rows[rest], rows[held]
-    labels_NC = store.labels_NC[held_rows]
-    if not any((labels_NC == 0).any(axis=0) & (labels_NC == 1).any(axis=0)):
+    held_NC = labels_NC[held_rows]
+    if not any((held_NC == 0).any(axis=0) & (held_NC == 1).any(axis=0)):
         raise CxrError(
             f"none of the {len(held_rows)} validation images tells one finding from its absence: train on more images, "
             "or give the recipe a larger validation share"
