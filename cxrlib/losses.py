@@ -34,3 +34,33 @@ def masked_bce(logits_BC: Tensor, labels_BC: Tensor, *, count: Tensor | float | 
     if count is None:
         count = known_BC.sum().clamp(min=1)
     return (loss_BC * known_BC).sum() / count
+
+
+def asymmetric_loss(
+    logits_BC: Tensor, labels_BC: Tensor, *, gamma_neg: float = 2.0, gamma_pos: float = 0.0, count: Tensor | float | None = None
+) -> Tensor:
+    """Cross-entropy in which easy absences count less: most labels are 0, and most of those are soon learnt.
+
+        loss = - sum over known (b, c) of [ y (1 - p)^g+ log p + (1 - y) p^g- log(1 - p) ] / count,   p = sigmoid(logit)
+
+    Args:
+        logits_BC: One logit per image and finding.
+        labels_BC: 0, 1 or NaN (unknown: left out).
+        gamma_neg: g-, the power for absent findings. Both powers 0 give `masked_bce`.
+        gamma_pos: g+, the power for present findings.
+        count: What to divide by; see `masked_bce`.
+
+    Returns:
+        A scalar, float32. 0 if no label is known.
+
+    Source: Ridnik et al. (2021, arXiv 2009.14119), without their probability shift; Query2Label (arXiv 2107.10834) uses
+    these two powers.
+    """
+    known_BC = ~labels_BC.isnan()
+    target_BC, logits_BC = torch.where(known_BC, labels_BC, 0.0).float(), logits_BC.float()
+    present_BC = (1 - logits_BC.sigmoid()) ** gamma_pos * F.logsigmoid(logits_BC)
+    absent_BC = logits_BC.sigmoid() ** gamma_neg * F.logsigmoid(-logits_BC)
+    loss_BC = -(target_BC * present_BC + (1 - target_BC) * absent_BC)
+    if count is None:
+        count = known_BC.sum().clamp(min=1)
+    return (loss_BC * known_BC).sum() / count
