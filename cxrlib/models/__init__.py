@@ -7,12 +7,16 @@ from torch import nn
 
 from cxrlib.errors import CxrError
 from cxrlib.models import hub  # noqa: F401  (registers the models)
+from cxrlib.models.c_tran import CTran, CTranOutput
 from cxrlib.models.lt_vit import LabelTokenViT, LTViTOutput
+from cxrlib.models.query2label import Query2Label, Query2LabelOutput
 from cxrlib.models.vit import VisionTransformer, ViTOutput
 
 MODELS: dict[str, type[nn.Module]] = {
     "vit": VisionTransformer,
     "lt_vit": LabelTokenViT,
+    "c_tran": CTran,
+    "query2label": Query2Label,
 }
 """What a recipe's `model` may be. All take `VisionTransformer`'s arguments, and a few of their own."""
 
@@ -38,4 +42,15 @@ def build_model(name: str, options: dict[str, Any], **sizes: Any) -> nn.Module:
     return MODELS[name](**sizes, **options)
 
 
-__all__ = ["MODELS", "LTViTOutput", "LabelTokenViT", "ViTOutput", "VisionTransformer", "build_model"]
+__all__ = [
+    "MODELS",
+    "CTran",
+    "CTranOutput",
+    "LTViTOutput",
+    "LabelTokenViT",
+    "Query2Label",
+    "Query2LabelOutput",
+    "ViTOutput",
+    "VisionTransformer",
+    "build_model",
+]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from cxrlib.losses import masked_bce
+from cxrlib.models.c_tran import c_tran_loss
+from cxrlib.models.query2label import query2label_loss
 
 
 def classification(model: nn.Module, img_BIYX: Tensor, labels_BC: Tensor, known: float) -> Tensor:
@@ -17,7 +19,10 @@ def classification(model: nn.Module, img_BIYX: Tensor, labels_BC: Tensor, known:
     return masked_bce(model(img_BIYX).logits_BC, labels_BC, count=known)
 
 
-OBJECTIVES: dict[str, Callable[[nn.Module, Tensor, Tensor, float], Tensor]] = {}
+OBJECTIVES: dict[str, Callable[[nn.Module, Tensor, Tensor, float], Tensor]] = {
+    "c_tran": c_tran_loss,
+    "query2label": query2label_loss,
+}
 """Kind of model -> its objective, where it is not plain classification."""
 
 
