@@ -211,9 +211,9 @@ def get(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def field_help() -> dict[str, str]:
-    """Each field's help: the string under it in the source of `Recipe`."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(Recipe))).body[0].body
+def field_help(recipe: type = Recipe) -> dict[str, str]:
+    """Each field's help: the string under it in the source of `recipe`."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(recipe))).body[0].body
     return {
         field.target.id: text.value.value
         for field, text in zip(body, body[1:])
