@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 
 from cxrlib.errors import CxrError
-from cxrlib.models import hub  # noqa: F401  (registers the models)
+from cxrlib.models import hub, hub_clarity  # noqa: F401  (both register models)
 from cxrlib.models.c_tran import CTran, CTranOutput
+from cxrlib.models.clarity import Clarity, ClarityMaps, ClarityOutput
 from cxrlib.models.lt_vit import LabelTokenViT, LTViTOutput
 from cxrlib.models.query2label import Query2Label, Query2LabelOutput
 from cxrlib.models.vit import VisionTransformer, ViTOutput
@@ -15,6 +16,7 @@ from cxrlib.models.vit import VisionTransformer, ViTOutput
 MODELS: dict[str, type[nn.Module]] = {
     "vit": VisionTransformer,
     "lt_vit": LabelTokenViT,
+    "clarity": Clarity,
     "c_tran": CTran,
     "query2label": Query2Label,
 }
@@ -44,6 +46,9 @@ def build_model(name: str, options: dict[str, Any], **sizes: Any) -> nn.Module:
 
 __all__ = [
     "MODELS",
+    "Clarity",
+    "ClarityMaps",
+    "ClarityOutput",
     "CTran",
     "CTranOutput",
     "LTViTOutput",

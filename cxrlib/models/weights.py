@@ -43,6 +43,27 @@ def load_strict(model: nn.Module, state: dict[str, Tensor], *, source: str) -> N
     model.load_state_dict(state, strict=True)
 
 
+def fit_to(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fits a state dict to the model's image size and tokens, and a plain ViT's to a model with parts of its own.
+
+    A model whose tokens differ from a ViT's says how they begin (`adopt`), and which parts a ViT does not have (`own_parts`).
+    If the state has none of those, it is a plain ViT's: its head is left out, and the model's own parts stay as they are.
+    Whatever else is missing or left over is for `load_strict` to refuse.
+    """
+    if "pos_embed" in state:
+        if hasattr(model, "adopt"):
+            state = model.adopt(state)
+        elif hasattr(model, "grid"):
+            state = fit_positions(state, model.grid)
+    own = model.own_parts() if hasattr(model, "own_parts") else set()
+    new = own - {"head.weight", "head.bias"}  # a ViT has these two as well
+    if new and new.isdisjoint(state):
+        start = model.state_dict()
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+        state |= {name: start[name] for name in own}
+    return state
+
+
 def load_safetensors(model: nn.Module, path: str | Path) -> None:
     """Loads a .safetensors file, strictly, resampling the positions if the image size differs.
 
@@ -63,9 +84,7 @@ def load_safetensors(model: nn.Module, path: str | Path) -> None:
         state = load_file(path)
     except SafetensorError as error:
         raise CxrError(f"{path} is damaged ({error}): copy or download it again") from None
-    if "pos_embed" in state and hasattr(model, "grid"):
-        state = fit_positions(state, model.grid)
-    load_strict(model, state, source=str(path))
+    load_strict(model, fit_to(model, state), source=str(path))
 
 
 def load_timm(model: nn.Module, name: str) -> None:
@@ -89,4 +108,4 @@ def load_timm(model: nn.Module, name: str) -> None:
             f"timm could not load {name!r} ({reason}): check the name with timm.list_pretrained(), and the network; "
             "offline, put the file into the hub's cache and set HF_HUB_OFFLINE=1"
         ) from error
-    load_strict(model, donor.state_dict(), source=f"timm's {name}")
+    load_strict(model, fit_to(model, donor.state_dict()), source=f"timm's {name}")
