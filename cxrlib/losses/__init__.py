@@ -1,11 +1,29 @@
 """Losses: one function per equation. Each computes in float32, whatever the precision of the model.
 
+Those of labels are in this file; `tokens`, `masks` and `background` hold CLARiTy's, `clarity` their sum.
+
 Letters of shapes: B batch, C findings.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cxrlib.losses.background import background_suppression
+from cxrlib.losses.masks import area_constraint, distance_maps, mask_confinement, mask_proximity
+from cxrlib.losses.tokens import contrastive_tokens, orthogonal_tokens
+
+__all__ = [
+    "area_constraint",
+    "asymmetric_loss",
+    "background_suppression",
+    "contrastive_tokens",
+    "distance_maps",
+    "mask_confinement",
+    "mask_proximity",
+    "masked_bce",
+    "orthogonal_tokens",
+]
 
 
 def masked_bce(logits_BC: Tensor, labels_BC: Tensor, *, count: Tensor | float | None = None) -> Tensor:
