@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("cxrlib.data.doctor", "say what is missing, broken or surprising in a folder of radiographs"),
     "prepare": ("cxrlib.data.prepare", "decode a folder once into a store that trains at memory speed"),
     "train": ("cxrlib.training.cli", "train a recipe on a store; the same command goes on with a stopped run"),
+    "pretrain": ("cxrlib.pretraining.cli", "train an encoder on images alone (GMML, DINO), for train to start from"),
     "evaluate": ("cxrlib.evaluation", "score a run: AUROC per finding with intervals, as text, CSV and a picture"),
     "bench": ("cxrlib.bench", "measure this machine: store, phantom, and our training step beside timm's"),
 }

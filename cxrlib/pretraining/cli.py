@@ -1,0 +1,59 @@
+"""`python -m cxrlib pretrain METHOD [RECIPE] --data STORE --out RUN`."""
+
+import argparse
+import inspect
+
+from cxrlib.errors import CxrError
+from cxrlib.pretraining import recipes
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds `pretrain` to the command line. The help of a recipe's field is the string under it in its class."""
+    lines = ["recipes:"]
+    for method, makes in recipes.RECIPES.items():
+        lines += [f"  {method} {name:<11}{inspect.getdoc(make).splitlines()[0]}" for name, make in makes.items()]
+    for method, makes in recipes.RECIPES.items():
+        lines += ["", f"fields of a {method} recipe (--set NAME=VALUE; several numbers: NAME=A,B):"]
+        helps = recipes.field_help(type(makes["mu"]()))
+        lines += [f"  {name:<20}{' '.join(text.split())}" for name, text in helps.items() if name != "name"]
+    parser = subparsers.add_parser(
+        "pretrain",
+        help="train an encoder on images alone, without labels",
+        description="Pre-train an encoder by GMML or DINO on the train_val images of a store; no label is read. The same command "
+        "again goes on with a run that was stopped or killed. RUN/encoder.safetensors is what training starts from.",
+        epilog="\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("method", metavar="METHOD", help="one of: " + ", ".join(recipes.RECIPES))
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", default="cpu", help="see below; cpu if none is named")
+    parser.add_argument("--data", required=True, metavar="STORE", help="a store made by prepare")
+    parser.add_argument("--out", required=True, metavar="RUN", help="the run folder: new, or one to go on with")
+    for name in ("epochs", "batch", "lr", "seed", "weights"):
+        parser.add_argument(f"--{name}", help=recipes.field_help(recipes.PretrainRecipe)[name])
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other field; may be repeated")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
+    parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=2.0, help="how often the state is saved, besides after every epoch"
+    )
+    parser.add_argument("--checkpoint-steps", type=int, default=0, help="also save after every so many steps")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pre-trains; 0 when finished, 128 + signal when stopped by one."""
+    named = [f"{name}={getattr(args, name)}" for name in ("epochs", "batch", "lr", "seed", "weights") if getattr(args, name) is not None]
+    recipe = recipes.changed(recipes.get(args.method, args.recipe), named + args.set)
+    if args.devices < 1:
+        raise CxrError(f"--devices {args.devices}: ask for at least one")
+    from cxrlib.pretraining import pretrain
+
+    result = pretrain(
+        recipe,
+        args.data,
+        args.out,
+        device=args.device,
+        devices=args.devices,
+        checkpoint_minutes=args.checkpoint_minutes,
+        checkpoint_steps=args.checkpoint_steps,
+    )
+    return 128 + result["stopped"] if "stopped" in result else 0

@@ -1,0 +1,177 @@
+"""GMML: group-masked model learning (Atito, Awais and Kittler 2022, arXiv 2205.14986; code: Sara-Ahmed/GMML).
+
+Rectangles of an image are overwritten, by noise or by another image, and the network paints back what was there. To do so
+it must learn what chests look like. No label is read. LT-ViT starts from an encoder that was trained this way.
+
+    rectangles -> block_mask -> corrupt -> Gmml: encoder and Decoder -> l1_on_corrupted
+
+Letters of shapes: B batch, I input channels, Y X pixels, y x rows and columns of patches, R rectangles, P patches, D width.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cxrlib.models.vit import VisionTransformer
+
+RECTANGLES = 160
+"""Drawn for each image. Covering three quarters of it takes about 80; among 5,000 images the greediest took 138."""
+
+
+def rectangles(draws_BR4: Tensor, *, size: tuple[int, int], align: int = 1, largest: float = 0.3) -> Tensor:
+    """Random rectangles on a grid of `align` pixels: the corner anywhere, each side from 1 cell to `largest` of the image's.
+
+    What would leave the image is cut off at its edge.
+
+    Args:
+        draws_BR4: Uniform numbers in [0, 1): top, left, height, width.
+        size: (Y, X) of the image; multiples of `align`.
+        align: 1 for any pixel (the published default); the patch size for whole patches.
+        largest: Longest side as a share of the image's.
+
+    Returns:
+        box_BR4, int64: y0, x0, y1, x1 in pixels, half-open.
+
+    Source: GMML_drop_rand_patches of the published code; there a patch-aligned corner never reaches the last patches.
+    """
+    cells_2 = torch.tensor(size) // align
+    longest_2 = (cells_2 * largest).long().clamp(min=1)
+    start_BR2 = (draws_BR4[..., :2] * cells_2).long()
+    side_BR2 = 1 + (draws_BR4[..., 2:] * longest_2).long()
+    return torch.cat([start_BR2, torch.minimum(start_BR2 + side_BR2, cells_2)], dim=-1) * align
+
+
+def block_mask(box_BR4: Tensor, share_B: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Lays rectangle after rectangle until at least `share_B` of the pixels is covered.
+
+    `first` is the number of the first rectangle that covers a pixel: painting from the last to the first leaves it. After
+    rectangle k, the pixels with first <= k are covered; so k is the smallest number that at least n pixels do not exceed.
+
+    Args:
+        box_BR4: At most 255 rectangles per image, see `rectangles`.
+        share_B: Share of the pixels to cover. Should all rectangles not suffice, they are all laid.
+        size: (Y, X) of the image.
+
+    Returns:
+        mask_BYX, bool: True where corrupted.
+    """
+    (B, R, _), (Y, X) = box_BR4.shape, size
+    first_BYX = np.full((B, Y, X), R, np.uint8)  # R: no rectangle covers the pixel
+    for first_YX, box_R4 in zip(first_BYX, box_BR4.tolist()):
+        for number in range(R - 1, -1, -1):
+            y0, x0, y1, x1 = box_R4[number]
+            first_YX[y0:y1, x0:x1] = number
+    numbers = R + 1
+    image_B11 = np.arange(B)[:, None, None]
+    pixels_BR = np.bincount((first_BYX + numbers * image_B11).ravel(), minlength=B * numbers).reshape(B, numbers)
+    wanted_B1 = np.ceil(share_B.double().numpy() * Y * X)[:, None]
+    last_B = (pixels_BR.cumsum(axis=1) < wanted_B1).sum(axis=1).clip(max=R - 1)
+    return torch.from_numpy(first_BYX <= last_B[:, None, None])
+
+
+def corrupt(
+    img_BIYX: Tensor,
+    *,
+    share: tuple[float, float] = (0.5, 0.75),
+    alien_chance: float = 0.5,
+    alien_share: float = 0.3,
+    align: int = 1,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Corrupts each image, either with noise or with blocks of another image of the batch.
+
+    Noise is N(0, 1), the scale of normalised images. The published code tosses a coin per image: noise on a share of its
+    pixels drawn from `share`, or, starting again from the clean image, an alien's content on `alien_share` of them.
+
+    Args:
+        img_BIYX: Normalised images.
+        share: Least and largest share of pixels under noise; uniform between.
+        alien_chance: Chance that an image gets alien blocks instead of noise.
+        alien_share: Share of pixels under alien blocks.
+        align: See `rectangles`.
+        generator: Where the random numbers come from. None: torch's global one.
+
+    Returns:
+        (corrupted_BIYX, mask_BYX): the mask is True where corrupted.
+
+    Source: GMML_replace_list of the published code. There an image may be its own alien; here never (our decision).
+    """
+    B, size = len(img_BIYX), tuple(img_BIYX.shape[-2:])
+    draws_B3 = torch.rand(B, 3, generator=generator)
+    alien_B = (draws_B3[:, 0] < alien_chance) & (B > 1)
+    noise_share_B = share[0] + (share[1] - share[0]) * draws_B3[:, 1]
+    donor_B = (torch.arange(B) + 1 + (draws_B3[:, 2] * (B - 1)).long()) % B
+    box_BR4 = rectangles(torch.rand(B, RECTANGLES, 4, generator=generator), size=size, align=align)
+    mask_BYX = block_mask(box_BR4, torch.where(alien_B, alien_share, noise_share_B), size=size)
+
+    noise_BIYX = torch.randn(img_BIYX.shape, generator=generator, device=generator.device if generator else img_BIYX.device)
+    alien_B, donor_B, mask_BYX = (value.to(img_BIYX.device) for value in (alien_B, donor_B, mask_BYX))
+    filling_BIYX = torch.where(alien_B[:, None, None, None], img_BIYX[donor_B], noise_BIYX.to(img_BIYX))
+    return torch.where(mask_BYX[:, None], filling_BIYX, img_BIYX), mask_BYX
+
+
+def l1_on_corrupted(painted_BIYX: Tensor, clean_BIYX: Tensor, mask_BYX: Tensor) -> Tensor:
+    """Mean absolute error over the corrupted pixels alone.
+
+        loss = sum over corrupted (b, y, x) and i of |painted - clean| / (I * number of corrupted pixels)
+
+    What was left clean is in plain sight: painting it back teaches nothing.
+
+    Source: `drop_only` of the published code.
+    """
+    error_BYX = (painted_BIYX.float() - clean_BIYX.float()).abs().mean(dim=1)
+    return (error_BYX * mask_BYX).sum() / mask_BYX.sum().clamp(min=1)
+
+
+def kept_layers(depth: int) -> tuple[int, ...]:
+    """The layers whose outputs the decoder reads, counted from 1: 6, 8, 10, 12 of 12, and their like in other depths."""
+    return tuple(sorted({max(round(depth * layer / 12), 1) for layer in (6, 8, 10, 12)}))
+
+
+class Decoder(nn.Module):
+    """Three times (linear, GELU) on each patch, then one transposed convolution that paints the patch's pixels.
+
+    It is light on purpose: what the encoder leaves undone, the decoder cannot do.
+    """
+
+    def __init__(self, *, grid: tuple[int, int], patch_size: int, in_channels: int, width: int):
+        super().__init__()
+        self.grid = grid
+        self.mlp = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(width, width), nn.GELU())))
+        self.paint = nn.ConvTranspose2d(width, in_channels, kernel_size=patch_size, stride=patch_size)
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, patches_BPD: Tensor) -> Tensor:
+        map_BDyx = self.mlp(patches_BPD).transpose(1, 2).unflatten(2, self.grid)
+        return self.paint(map_BDyx)
+
+
+class Gmml(nn.Module):
+    """Encoder and decoder: corrupted images in, painted images out.
+
+    The decoder reads the mean of several layers' outputs, each after the encoder's last norm: middle layers must then hold
+    what is in the image too, and not only the last.
+
+    Args:
+        encoder: Any `VisionTransformer` without a head.
+        in_channels: Channels of its input.
+    """
+
+    def __init__(self, encoder: VisionTransformer, *, in_channels: int):
+        super().__init__()
+        self.encoder = encoder
+        width = encoder.cls_token.shape[-1]
+        self.decoder = Decoder(grid=encoder.grid, patch_size=encoder.patch_size, in_channels=in_channels, width=width)
+        self.kept = kept_layers(len(encoder.blocks))
+
+    def forward(self, corrupted_BIYX: Tensor) -> Tensor:
+        x_BND = self.encoder.embed(corrupted_BIYX)
+        read_BND = torch.zeros_like(x_BND)
+        for layer, block in enumerate(self.encoder.blocks, start=1):
+            x_BND, _ = block(x_BND)
+            if layer in self.kept:
+                read_BND = read_BND + self.encoder.norm(x_BND)
+        return self.decoder(read_BND[:, 1:] / len(self.kept))  # without the class token

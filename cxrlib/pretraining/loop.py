@@ -1,0 +1,282 @@
+"""Pre-training, read from top to bottom: pretrain -> setup -> fit -> step.
+
+    python -m cxrlib pretrain gmml cpu --data STORE --out RUN
+
+It goes on after a kill as training does, to the same bits on a CPU: the order of the images comes from (seed, epoch), and
+everything else that is random from (seed, step). It sees all images of the train_val list, those of the patients whom a
+later training keeps for validation too: no label is read. The test list is never opened.
+
+    run.json             recipe, data and its SHA-256, versions, commit: written before the first step
+    log.jsonl            one JSON object per line: {"event": "step" | "epoch", ...}
+    last.safetensors, previous.safetensors    the state to go on from
+    encoder.safetensors  the encoder after the newest epoch: `train --weights RUN/encoder.safetensors` starts from it
+    result.json          written when the run is finished
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from tqdm import tqdm
+
+from cxrlib.data.augment import to_float
+from cxrlib.data.feed import epoch_order, steps_per_epoch
+from cxrlib.data.store import ImageStore
+from cxrlib.errors import CxrError
+from cxrlib.io import read_json, write_json
+from cxrlib.models.weights import start_from
+from cxrlib.pretraining.clock import Clock, cosine
+from cxrlib.pretraining.methods import METHODS
+from cxrlib.pretraining.recipes import PretrainRecipe
+from cxrlib.training.checkpoint import load_checkpoint, save_checkpoint, sweep, write_tensors
+from cxrlib.training.loop import seed_step
+from cxrlib.training.optim import set_lr, warmup_cosine
+from cxrlib.training.runs import Log, start_or_resume
+from cxrlib.training.setup import make_fabric
+from cxrlib.training.signals import Signals
+from cxrlib.training.start import start_weights
+
+ENCODER = "encoder.safetensors"
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: all that a checkpoint needs beside the tensors."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """Epochs done."""
+    loss_sum: float = 0.0
+    """Sum of this epoch's losses so far."""
+    epoch_loss: float | None = None
+    """Mean loss of the newest whole epoch."""
+    seconds: float = 0.0
+    """Time spent, over all resumptions."""
+    cpu_seconds: float = 0.0
+    """Processor time of the main process, all its threads together."""
+
+
+@dataclasses.dataclass
+class Run:
+    """What `setup` made and `fit` works with."""
+
+    recipe: PretrainRecipe
+    method: object
+    store: ImageStore
+    rows: np.ndarray
+    folder: Path
+    fabric: Fabric
+    model: nn.Module
+    follower: nn.Module
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    log: Log
+
+    @property
+    def epoch_steps(self) -> int:
+        return steps_per_epoch(len(self.rows), self.recipe.batch)
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    checkpoint_minutes: float = 2.0,
+    checkpoint_steps: int = 0,
+) -> dict:
+    """Pre-trains an encoder on a store, or goes on with the run in `out`, or says that it is finished.
+
+    Args:
+        recipe: What to do; its class says by which method.
+        data: A store made by `prepare`.
+        out: The run folder.
+        device: "cpu", "cuda", or "auto": CUDA where there is one.
+        devices: Processes on this machine, one device each.
+        checkpoint_minutes: The state is saved this often, and after every epoch.
+        checkpoint_steps: Also save after every so many steps. 0: do not.
+
+    Returns:
+        The contents of result.json. A run that was stopped by a signal returns {"stopped": the signal's number}.
+
+    Raises:
+        CxrError: The data do not fit the recipe, the folder holds another run, or the loss is no longer a number.
+    """
+    run = setup(recipe, data, out, device=device, devices=devices)
+    if (run.folder / "result.json").exists():
+        done = read_json(run.folder / "result.json")
+        if run.fabric.global_rank == 0:
+            print(f"{out} is finished ({done['epochs']} epochs): nothing to do; start from {run.folder / ENCODER}")
+        return done
+    return fit(run, checkpoint_minutes=checkpoint_minutes, checkpoint_steps=checkpoint_steps)
+
+
+def setup(recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: str, devices: int) -> Run:
+    """Opens the data, builds the model, puts back the last checkpoint if there is one."""
+    store, folder = ImageStore.open(data), Path(out)
+    if store.size != recipe.image_size:
+        raise CxrError(
+            f"{data} holds images of {store.size} px, the recipe {recipe.name} reads {recipe.image_size} px: "
+            f"prepare the folder again with --size {recipe.image_size}"
+        )
+    rows = np.asarray(store.where(split="train_val"))
+    if len(rows) < 2:
+        raise CxrError(f"{data} has {len(rows)} images of the train_val list, which pre-training learns from: prepare more")
+    fabric = make_fabric(device, devices)
+    if recipe.batch % fabric.world_size:
+        raise CxrError(f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
+    torch.manual_seed(recipe.seed)
+    encoder = recipe.build()
+    start_weights(encoder, recipe.init)
+    if recipe.weights:
+        start_from(encoder, recipe.weights)
+    method = METHODS[recipe.method](recipe)
+    model, follower = method.build(encoder)
+    if fabric.global_rank == 0:
+        start_or_resume(folder, recipe, store)
+        sweep(folder)
+    fabric.barrier()
+    no_decay = {f"encoder.{name}" for name in encoder.no_weight_decay()}
+    groups = param_groups_weight_decay(model, weight_decay=1.0, no_weight_decay_list=no_decay)
+    for group in groups:
+        group["decay_scale"] = group["weight_decay"]  # 0 for biases, norms, positions and class token, 1 for the rest
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
+    follower = follower.to(fabric.device)
+    model, optimizer = fabric.setup(model, optimizer)
+    saved = load_checkpoint(folder, model=model.module, ema=follower, optimizer=optimizer.optimizer)
+    progress = Progress(**saved) if saved else Progress()
+    fabric.barrier()
+    log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
+    return Run(recipe, method, store, rows, folder, fabric, model, follower, optimizer, progress, log)
+
+
+def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
+    """Epochs of steps; the encoder is written after each."""
+    recipe, fabric, progress, main = run.recipe, run.fabric, run.progress, run.fabric.global_rank == 0
+    steps = recipe.epochs * run.epoch_steps
+    signals = Signals()
+    before, started = progress.seconds, time.monotonic()
+    cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
+
+    def save() -> None:
+        progress.seconds = round(before + time.monotonic() - started, 3)
+        progress.cpu_seconds = round(cpu_before + time.process_time() - cpu_started, 3)
+        if main:
+            save_checkpoint(
+                run.folder, model=run.model.module, ema=run.follower, optimizer=run.optimizer.optimizer,
+                progress=dataclasses.asdict(progress),
+            )  # fmt: skip
+
+    if main and progress.step:
+        print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
+    bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None if main else True, dynamic_ncols=True)
+    saved_at = time.monotonic()
+    with bar, signals:
+        while progress.epoch < recipe.epochs:
+            order = epoch_order(len(run.rows), seed=recipe.seed, epoch=progress.epoch)
+            for number in range(progress.step - progress.epoch * run.epoch_steps, run.epoch_steps):
+                rows = run.rows[order[number * recipe.batch : (number + 1) * recipe.batch]]
+                loss, norm, extras = step(run, rows[fabric.global_rank :: fabric.world_size], steps)
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    raise CxrError(
+                        f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {progress.step + 1}, so pre-training "
+                        f"cannot go on: the last good state stays in {run.folder}; lower the learning rate, or look at the data"
+                    )
+                progress.step += 1
+                progress.loss_sum += loss
+                if main and progress.step % 50 == 0:
+                    lr = run.optimizer.param_groups[0]["lr"]
+                    noted = {name: float(value) for name, value in extras.items()}
+                    run.log.write(event="step", step=progress.step, loss=loss, lr=lr, grad_norm=norm, **noted)
+                bar.update()
+                bar.set_description(f"epoch {progress.epoch + 1}/{recipe.epochs}", refresh=False)
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                if signals.caught(fabric):
+                    save()
+                    bar.close()
+                    if main:
+                        print(f"stopped after step {progress.step} of {steps}: the same command goes on from here", flush=True)
+                    return {"stopped": signals.number}
+                due = checkpoint_steps and progress.step % checkpoint_steps == 0
+                if due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                    save()
+                    saved_at = time.monotonic()
+            end_epoch(run, before + time.monotonic() - started)
+            save()
+    result = {
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "images": len(run.rows),
+        "loss": progress.epoch_loss,
+        "seconds": progress.seconds,
+        "cpu_seconds": progress.cpu_seconds,
+        "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu",
+        "processes": fabric.world_size,
+        "threads": torch.get_num_threads(),
+    }
+    if main:
+        write_json(run.folder / "result.json", result)
+        print(
+            f"finished in {progress.seconds / 60:.1f} min; start from it with: "
+            f"python -m cxrlib train RECIPE --weights {run.folder / ENCODER} ...",
+            flush=True,
+        )
+    return result
+
+
+def step(run: Run, rows: np.ndarray, steps: int) -> tuple[float, float, dict[str, torch.Tensor]]:
+    """One step down the gradient of this method's loss on the images `rows`.
+
+    Returns:
+        (loss, norm of its gradient before clipping, what else the method notes).
+    """
+    recipe, fabric = run.recipe, run.fabric
+    clock = Clock(run.progress.step, steps, run.epoch_steps)
+    warmup = round(recipe.warmup_epochs * run.epoch_steps)
+    set_lr(run.optimizer, warmup_cosine(clock.step, steps=steps, warmup=warmup, peak=recipe.lr, floor=recipe.min_lr))
+    set_weight_decay(run.optimizer, cosine(clock, recipe.weight_decay, recipe.weight_decay_end))
+    seed_step(recipe.seed, clock.step, fabric.global_rank)
+    img_BYX = torch.from_numpy(np.ascontiguousarray(run.store.images_NYX[rows])).to(fabric.device)
+    run.model.train()
+    loss, extras = run.method.loss(run.model, run.follower, to_float(img_BYX), clock)
+    fabric.backward(loss)  # with several processes DDP averages their gradients
+    run.method.before_step(run.model, clock)
+    norm = fabric.clip_gradients(run.model, run.optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.method.after_step(run.model, run.follower, clock)
+    return float(fabric.all_reduce(loss.detach(), reduce_op="mean")), float(norm), extras
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Sets the weight decay of a step, for the groups that have one."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = value * group["decay_scale"]
+
+
+def end_epoch(run: Run, seconds: float) -> None:
+    """Writes the encoder and the epoch's line."""
+    progress = run.progress
+    progress.epoch += 1
+    progress.epoch_loss, progress.loss_sum = progress.loss_sum / run.epoch_steps, 0.0
+    if run.fabric.global_rank == 0:
+        encoder = run.method.encoder(run.model.module, run.follower)
+        header = {"epoch": progress.epoch, "recipe": run.recipe.to_json(), "data_sha256": run.store.sha256}
+        write_tensors(run.folder / ENCODER, encoder.state_dict(), header)
+        run.log.write(
+            event="epoch", epoch=progress.epoch, step=progress.step, loss=progress.epoch_loss, seconds=round(seconds, 1)
+        )
+        tqdm.write(
+            f"epoch {progress.epoch}/{run.recipe.epochs}  loss {progress.epoch_loss:.4f}  {seconds / 60:.1f} min", file=sys.stdout
+        )
+        sys.stdout.flush()
