@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
+from cxrlib.errors import CxrError
 from cxrlib.losses import (
     area_constraint,
     background_suppression,
@@ -14,8 +15,11 @@ from cxrlib.losses import (
     distance_maps,
     mask_confinement,
     mask_proximity,
+    masked_bce,
     orthogonal_tokens,
 )
+from cxrlib.losses.clarity import Counts, Weights, clarity_forward, clarity_terms, weighted_sum
+from cxrlib.losses.distilled import distilled_bce
 
 LABELS_BC = torch.tensor([[1.0, 0.0, float("nan")], [1.0, 1.0, 0.0]])
 
@@ -238,3 +242,84 @@ def test_every_loss_computes_in_float32(dtype):
         assert low.dtype == torch.float32, name
         if name != "bas":  # there x + 1 itself was rounded
             torch.testing.assert_close(low, full, msg=name)
+
+
+# The sum
+
+
+def tiny_clarity(**options):
+    from cxrlib.models import Clarity
+
+    torch.manual_seed(0)
+    sizes = {"image_size": (40, 32), "patch_size": 8, "in_channels": 1, "width": 24, "depth": 3, "heads": 3}
+    model = Clarity(num_classes=3, **sizes, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    return model
+
+
+IMAGES_BIYX = torch.randn(2, 1, 40, 32, generator=torch.Generator().manual_seed(5))
+
+
+def test_sum_of_all_terms():
+    weights = Weights(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, teacher=0.25)
+    out = clarity_forward(tiny_clarity(), IMAGES_BIYX, LABELS_BC, weights)
+    teacher_BC = torch.randn(2, 3)
+    terms = clarity_terms(out, LABELS_BC, regions(), teacher_BC, weights=weights)
+    assert set(terms) == {"class_tokens", "foreground", *Weights._fields} - {"teacher"}
+    plain = sum(terms[name].item() for name in ("class_tokens", "foreground"))
+    tokens = 0.1 * terms["orthogonal"].item() + 0.2 * terms["contrastive"].item()
+    masks = sum(w * terms[n].item() for n, w in zip(("proximity", "confinement", "area", "background"), (0.3, 0.4, 0.5, 0.6)))
+    assert masks > 0.1
+    assert weighted_sum(terms, weights).item() == pytest.approx(plain + tokens + masks, rel=1e-5)
+    assert weighted_sum(terms, weights, ramp=0.5).item() == pytest.approx(plain + tokens + masks / 2, rel=1e-5)
+
+
+def test_terms_of_weight_zero_are_not_computed():
+    off = Weights(orthogonal=0, proximity=0, confinement=0, area=0, background=0)
+    out = clarity_forward(tiny_clarity(), IMAGES_BIYX, LABELS_BC, off)
+    assert out.layers_QBCD is None and out.background_logits_G is None
+    assert set(clarity_terms(out, LABELS_BC, weights=off)) == {"class_tokens", "foreground"}
+    bare = clarity_forward(tiny_clarity(segment_cam=False), IMAGES_BIYX, LABELS_BC, Weights())
+    assert set(clarity_terms(bare, LABELS_BC)) == {"class_tokens", "orthogonal"}
+    with pytest.raises(CxrError, match="priors"):
+        clarity_terms(clarity_forward(tiny_clarity(), IMAGES_BIYX, LABELS_BC, Weights()), LABELS_BC)
+
+
+def test_parts_add_up_to_the_gradient_of_the_whole():
+    model, weights, region = tiny_clarity(), Weights(contrastive=0.5), regions()
+    whole = weighted_sum(clarity_terms(clarity_forward(model, IMAGES_BIYX, LABELS_BC, weights), LABELS_BC, region, weights=weights), weights)
+    whole.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for b in range(2):
+        part, counts = slice(b, b + 1), Counts.of(LABELS_BC)
+        out = clarity_forward(model, IMAGES_BIYX[part], LABELS_BC[part], weights)
+        weighted_sum(clarity_terms(out, LABELS_BC[part], region[part], weights=weights, counts=counts), weights).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_a_teachers_part_of_the_target():
+    logits, labels, teacher = torch.tensor([[0.3, -1.2]]), torch.tensor([[1.0, float("nan")]]), torch.tensor([[0.8, 2.0]])
+    p, q = torch.tensor(0.3).sigmoid(), torch.tensor(0.8).sigmoid()
+    by_hand = 0.7 * -p.log() + 0.3 * -(q * p.log() + (1 - q) * (1 - p).log())
+    torch.testing.assert_close(distilled_bce(logits, labels, teacher, share=0.3), by_hand)
+    torch.testing.assert_close(distilled_bce(logits, labels, teacher, share=0.0), masked_bce(logits, labels))
+
+
+def test_descending_the_mask_terms_confines_the_heatmap():
+    """A short descent on one batch: less of the heatmap outside its region, and a smaller foreground, than at the start."""
+    model, region = tiny_clarity(), torch.zeros(2, 3, 5, 4)
+    region[:, :, 1:3, 1:3] = 1
+    weights = Weights()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    outside = []
+    for _ in range(25):
+        out = clarity_forward(model, IMAGES_BIYX, LABELS_BC, weights)
+        outside.append(float(mask_confinement(out.heatmap_BCyx, region)))
+        weighted_sum(clarity_terms(out, LABELS_BC, region, weights=weights), weights).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert outside[-1] < 0.5 * outside[0]
