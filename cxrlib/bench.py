@@ -9,15 +9,16 @@ import argparse
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
+from cxrlib.bench_lt_vit import bench_lt_vit
 from cxrlib.data.timing import bench_store
 from cxrlib.errors import CxrError
 from cxrlib.io import write_json
 from cxrlib.phantom import images_per_second
+from cxrlib.stopwatch import alternate
 from cxrlib.training.runs import versions
 
 
@@ -31,32 +32,6 @@ def machine(device: str) -> dict:
         "versions": versions(),
     }
     return described
-
-
-def alternate(a: Callable[[], None], b: Callable[[], None], *, pairs: int, device: str = "cpu") -> tuple[list[float], list[float]]:
-    """Times a and b in turn, a b, b a, a b, ...: a drift of the machine's speed meets both alike.
-
-    Returns:
-        Seconds of each a, and of the b of the same pair.
-    """
-
-    def seconds(work: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    seconds(a), seconds(b)  # the first time pays for caches and kernels
-    times_a, times_b = [], []
-    for pair in range(pairs):
-        if pair % 2:
-            times_b.append(seconds(b))
-            times_a.append(seconds(a))
-        else:
-            times_a.append(seconds(a))
-            times_b.append(seconds(b))
-    return times_a, times_b
 
 
 def bench_step(device: str, *, batch: int, pairs: int) -> dict:
@@ -111,24 +86,34 @@ def bench(device: str = "cpu", *, quick: bool = False) -> dict:
         "store": store._asdict() | {"goal": "at least 50"},
         "phantom": {"images_per_s": images_per_second(n=4 if quick else 100), "goal": "at least 60"},
         "step": bench_step(device, batch=1 if quick else batch, pairs=2 if quick else pairs),
+        "lt_vit": bench_lt_vit(
+            device, size=64 if quick else 512, batch=batch // 2, pairs=2 if quick else pairs, memory_batch=1 if quick else 4
+        ),
     }
 
 
 def as_text(readings: dict) -> str:
     """The readings as a table."""
-    where, store, phantom, step = (readings[key] for key in ("machine", "store", "phantom", "step"))
+    where, store, phantom, step, lt_vit = (readings[key] for key in ("machine", "store", "phantom", "step", "lt_vit"))
     rows = [
         ("store read against PNG decode", f"{store['ratio']:.0f}x faster", store["goal"],
          f"{store['store_ms']:.4f} ms against {store['png_ms']:.1f} ms per 1024-px file"),
         ("phantom at 224 px", f"{phantom['images_per_s']:.0f} images/s", phantom["goal"], "one process, files and masks written"),
         ("ViT-S/16 training step against timm's", f"{step['ratio']:.3f}x the time", step["goal"],
          f"{step['ours_images_per_s']:.1f} against {step['timm_images_per_s']:.1f} images/s, batch {step['batch']}"),
+        (f"LT-ViT with maps at {lt_vit['size']} px against timm's", f"{lt_vit['time_ratio']:.3f}x the time", lt_vit["goal"],
+         f"{lt_vit['maps_s_per_image']:.3f} s against {lt_vit['timm_s_per_image']:.3f} s an image, batch {lt_vit['batch']}"),
+        ("  its peak memory, weights aside", f"{lt_vit['memory_ratio']:.3f}x", lt_vit["goal"],
+         f"{lt_vit['maps_mib']:.1f} against {lt_vit['timm_mib']:.1f} MiB, batch {lt_vit['memory_batch']}"),
+        ("  with attention written out instead", f"{lt_vit['explicit_time_ratio']:.3f}x the time", "none",
+         f"{lt_vit['explicit_s_per_image']:.3f} s an image"),
+        ("  and its peak memory", f"{lt_vit['explicit_memory_ratio']:.3f}x", "none", f"{lt_vit['explicit_mib']:.1f} MiB"),
     ]  # fmt: skip
     head = (
         f"{where['device']}, {where['cpus']} CPUs, {where['torch_threads']} torch threads, {where['system']}, "
         f"torch {where['versions']['torch']}"
     )
-    return "\n".join([head, *(f"{what:<40}{value:>16}  (goal: {goal})  {how}" for what, value, goal, how in rows)]) + "\n"
+    return "\n".join([head, *(f"{what:<43}{value:>16}  (goal: {goal})  {how}" for what, value, goal, how in rows)]) + "\n"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

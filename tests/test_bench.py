@@ -3,15 +3,44 @@
 import json
 
 import pytest
+import torch
 
-from cxrlib import bench, cli
+from cxrlib import cli, stopwatch
+from cxrlib.bench_lt_vit import written_out
+from cxrlib.models import LabelTokenViT
 
 
-def test_pairs_are_timed_in_turn():
+def test_pieces_of_work_are_timed_in_turn():
     order = []
-    times_a, times_b = bench.alternate(lambda: order.append("a"), lambda: order.append("b"), pairs=3)
-    assert "".join(order) == "ab" + "ab" + "ba" + "ab"  # the first two warm up
-    assert len(times_a) == len(times_b) == 3 and min(times_a + times_b) > 0
+    times = stopwatch.alternate(*(lambda name=name: order.append(name) for name in "abc"), pairs=3)
+    assert "".join(order) == "abc" + "abc" + "cba" + "abc"  # the first three warm up
+    assert [len(seconds) for seconds in times] == [3, 3, 3] and min(map(min, times)) > 0
+
+
+def test_peak_memory_is_exact():
+    def work():
+        a = torch.zeros(3, 1000, 1000)
+        b = a[0].clone()  # four million numbers at once
+        del a
+        return b.clone()  # two million
+
+    with torch.inference_mode():
+        assert stopwatch.peak_bytes(work) == stopwatch.peak_bytes(work) == 4 * 4_000_000
+
+
+@pytest.mark.parametrize("norm_twice", [True, False])
+def test_the_written_out_rival_gives_the_same_scores_and_maps(norm_twice):
+    model = LabelTokenViT(
+        image_size=(24, 16), patch_size=8, in_channels=1, width=12, depth=3, heads=3, num_classes=5, n2=2, norm_twice=norm_twice
+    ).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+        fused, (logits_BC, map_KBHNN) = model(torch.ones(2, 1, 24, 16), maps=True), written_out(model, torch.ones(2, 1, 24, 16))
+    torch.testing.assert_close(logits_BC, fused.logits_BC, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(map_KBHNN[..., 7:, :], fused.attention_KBHCM, atol=1e-6, rtol=1e-5)
+    assert map_KBHNN[..., :7, 7:].abs().max() == 0  # the image is blind to the labels
 
 
 @pytest.mark.timeout(180)
@@ -20,6 +49,11 @@ def test_the_command_prints_ratios_and_writes_them(tmp_path, capsys):
     said = capsys.readouterr().out
     stored = json.loads((tmp_path / "bench.json").read_text())
     assert f"{stored['store']['ratio']:.0f}x faster" in said and f"{stored['step']['ratio']:.3f}x the time" in said
+    maps = stored["lt_vit"]
+    assert f"LT-ViT with maps at {maps['size']} px" in said and f"{maps['time_ratio']:.3f}x the time" in said
+    assert f"{maps['memory_ratio']:.3f}x " in said and f"{maps['explicit_memory_ratio']:.3f}x " in said
+    assert min(maps["maps_mib"], maps["timm_mib"], maps["explicit_mib"]) > 0.1
+    assert maps["memory_ratio"] == maps["maps_mib"] / maps["timm_mib"]
     assert stored["store"]["png_ms"] > stored["store"]["store_ms"] > 0
     assert stored["machine"]["cpus"] >= 1 and stored["machine"]["versions"]["torch"]
 

@@ -231,3 +231,5 @@ def test_every_stored_result_is_on_the_results_page(html):
     for file in sorted((ROOT / "data" / "results").glob("bench_*.json")):
         bench = json.loads(file.read_text())
         assert f"{bench['store']['ratio']:.0f} times faster" in page and f"{bench['step']['ratio']:.3f}" in page
+        for ratio in ("time_ratio", "memory_ratio", "explicit_time_ratio", "explicit_memory_ratio") if "lt_vit" in bench else ():
+            assert f"{bench['lt_vit'][ratio]:.3f}" in page

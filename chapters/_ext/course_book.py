@@ -141,7 +141,19 @@ def bench_markdown(bench: dict) -> list[str]:
         f"| store read against PNG decode | {store['ratio']:.0f} times faster | {store['goal']} |",
         f"| phantoms at 224 px, one process | {phantom['images_per_s']:.0f} images/s | {phantom['goal']} |",
         f"| ViT-S/16 training step, ours over timm's | {step['ratio']:.3f} | {step['goal']} |",
+        *([] if "lt_vit" not in bench else lt_vit_rows(bench["lt_vit"])),
         "",
+    ]
+
+
+def lt_vit_rows(read: dict) -> list[str]:
+    """What maps cost at 512 px: LT-ViT, fused and written out, over timm's plain ViT-S/16 without maps."""
+    time, memory = f"forward pass at {read['size']} px", f"peak memory, {read['memory_batch']} images, weights aside"
+    return [
+        f"| LT-ViT with maps over timm's ViT-S/16: {time} | {read['time_ratio']:.3f} | {read['goal']} |",
+        f"| LT-ViT with maps over timm's ViT-S/16: {memory} | {read['memory_ratio']:.3f} | {read['goal']} |",
+        f"| the same with attention written out: {time} | {read['explicit_time_ratio']:.3f} | for comparison |",
+        f"| the same with attention written out: {memory} | {read['explicit_memory_ratio']:.3f} | for comparison |",
     ]
 
 
