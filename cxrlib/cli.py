@@ -15,9 +15,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "phantom": ("cxrlib.phantom.cli", "draw a cohort of synthetic radiographs, as a folder laid out like NIH's"),
     "doctor": ("cxrlib.data.doctor", "say what is missing, broken or surprising in a folder of radiographs"),
     "prepare": ("cxrlib.data.prepare", "decode a folder once into a store that trains at memory speed"),
+    "priors": ("cxrlib.priors.cli", "each finding's anatomical region, for every image of a store"),
+    "composites": ("cxrlib.composites", "write a store with the same images and more labels, made from its findings"),
     "train": ("cxrlib.training.cli", "train a recipe on a store; the same command goes on with a stopped run"),
     "pretrain": ("cxrlib.pretraining.cli", "train an encoder on images alone (GMML, DINO), for train to start from"),
     "evaluate": ("cxrlib.evaluation", "score a run: AUROC per finding with intervals, as text, CSV and a picture"),
+    "compare": ("cxrlib.comparison", "train and score every row of a named comparison, with several seeds"),
     "bench": ("cxrlib.bench", "measure this machine: store, phantom, and our training step beside timm's"),
 }
 """Command: (the module with its `add_parser` and `run`, one line of help). A module is imported only when it is asked for."""
@@ -25,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def overview() -> str:
     """The commands, one line each."""
-    return "commands:\n" + "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    return "commands:\n" + "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
 
 
 def main(arguments: list[str] | None = None) -> int:

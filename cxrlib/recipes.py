@@ -163,6 +163,20 @@ def cpu() -> Recipe:
     )  # fmt: skip
 
 
+def lt_cpu() -> Recipe:
+    """LT-ViT in the size at which its ablations and rivals are compared on a CPU, three seeds each.
+
+    Command: python -m cxrlib compare lt_vit_rivals --data STORE --out FOLDER
+             (one run: python -m cxrlib train lt_cpu --data STORE --out RUN)
+    Cost: about 2 minutes on one thread.
+    Expected: less than `cpu`, which is twice as wide and trains four times as long.
+    Measured: see data/results/lt_vit_rivals.
+    """
+    return dataclasses.replace(
+        cpu(), name="lt_cpu", model="lt_vit", options={"n2": 2, "token_std": 0.02}, width=64, heads=2, depth=4, epochs=6, lr=5e-4,
+    )  # fmt: skip
+
+
 def nih_mini() -> Recipe:
     """A real but tiny job: about 1,500 genuine NIH radiographs, with the shape of `cpu`, so that its weights fit.
 
@@ -197,7 +211,7 @@ def vit_small_224() -> Recipe:
     )  # fmt: skip
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {make.__name__: make for make in (mu, cpu, nih_mini, vit_small_224)}
+RECIPES: dict[str, Callable[[], Recipe]] = {make.__name__: make for make in (mu, cpu, lt_cpu, nih_mini, vit_small_224)}
 
 
 def get(name: str) -> Recipe:

@@ -242,7 +242,7 @@ def test_wrong_options_get_one_clear_line(options, words):
 
 def test_a_recipes_model_and_its_options_are_checked():
     assert build_model("lt_vit", {"n2": 1}, num_classes=3, **SIZES).n2 == 1
-    with pytest.raises(CxrError, match="no option 'n3'.*n1, n2, label_attention, flow, norm_twice"):
+    with pytest.raises(CxrError, match="no option 'n3'.*n1, n2, label_attention, flow, token_std, norm_twice"):
         build_model("lt_vit", {"n3": 1}, num_classes=3, **SIZES)
-    with pytest.raises(CxrError, match="choose one of vit, lt_vit"):
+    with pytest.raises(CxrError, match="choose one of vit, lt_vit, "):
         build_model("lt", {}, num_classes=3, **SIZES)

@@ -119,6 +119,8 @@ class LabelTokenViT(VisionTransformer):
             alone, and the labels are finished earlier.
         label_attention: "full" (the paper), "self" (a label reads itself and the image) or "none" (the image only).
         flow: "one-way" (the paper) or "joint": image tokens read the labels as well.
+        token_std: Standard deviation of the label tokens' first values. 0.2 as in the code that is probably the authors' (a
+            reconstruction). A small model from random weights learns much sooner from 0.02: see chapter 8.
         norm_twice: The final LayerNorm is applied to a label token twice, as in the code that is probably the authors'
             (a reconstruction; False applies it once).
         **sizes: See `VisionTransformer`.
@@ -135,6 +137,7 @@ class LabelTokenViT(VisionTransformer):
         n2: int | None = None,
         label_attention: str = "full",
         flow: str = "one-way",
+        token_std: float = 0.2,
         norm_twice: bool = True,
         **sizes,
     ):
@@ -154,7 +157,7 @@ class LabelTokenViT(VisionTransformer):
         self.label_block = LabelBlock(label_attention=label_attention, flow=flow)
         self.norm_twice = norm_twice
         self.label_tokens = nn.Parameter(torch.empty(1, num_classes, width))
-        nn.init.trunc_normal_(self.label_tokens, std=0.2)
+        nn.init.trunc_normal_(self.label_tokens, std=token_std)
         self.head = LabelHeads(findings=num_classes, width=width)
 
     def forward(self, img_BIYX: Tensor, maps: bool = False) -> LTViTOutput:

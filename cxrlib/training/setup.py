@@ -15,7 +15,7 @@ from cxrlib.data.splits import split_by_patient
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write
-from cxrlib.models.weights import load_safetensors, load_timm
+from cxrlib.models.weights import start_from
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import load_checkpoint, sweep
 from cxrlib.training.optim import make_ema, make_optimizer
@@ -82,11 +82,8 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     torch.manual_seed(recipe.seed)
     model = recipe.build(len(findings))
     start_weights(model, recipe.init)
-    if recipe.weights.endswith(".safetensors"):
-        load_safetensors(model, recipe.weights)
-    else:
-        if recipe.weights:
-            load_timm(model, recipe.weights)
+    fresh = start_from(model, recipe.weights) if recipe.weights else {"head.weight"}
+    if "head.weight" in fresh:
         start_head_at_prevalence(model, labels_NC[train_rows])
     if fabric.global_rank == 0:
         start_or_resume(folder, recipe, store)

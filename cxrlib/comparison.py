@@ -1,0 +1,254 @@
+"""Comparing models fairly: one store, one recipe, several seeds, and differences with intervals.
+
+    python -m cxrlib compare lt_vit_rivals --data STORE --out FOLDER
+
+Trains every row of a named comparison (see `comparisons.py`) with every seed, scores each on the test patients, and writes
+FOLDER/<name>/: table.txt and comparison.json. The same command goes on where it was stopped; rows that two comparisons share
+are trained once.
+
+Two kinds of chance make two models differ: which patients were scored, and which random numbers the training drew. The
+intervals here are of the first kind, of the mean over the seeds: the same resampled patients for every row and seed. Of the
+second kind every seed's own value is printed.
+
+Letters of shapes: N images, C findings, S seeds, R resamples.
+"""
+
+import argparse
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cxrlib.comparisons import COMPARISONS, Comparison, Row
+from cxrlib.errors import CxrError
+from cxrlib.io import atomic_write, read_json, write_json
+from cxrlib.metrics import auroc, bootstrap_by_patient, macro_interval
+
+SEEDS = (0, 1, 2)
+RESAMPLES = 1000
+
+
+class Scored(NamedTuple):
+    """One row's test scores over all seeds."""
+
+    macro_S: np.ndarray
+    """Macro AUROC of each seed."""
+    auroc_SC: np.ndarray
+    """AUROC of each seed and finding."""
+    samples_R: np.ndarray
+    """Macro AUROC of each resample of patients, averaged over the seeds."""
+
+
+def score_row(predictions: list[Path], *, resamples: int = RESAMPLES) -> Scored:
+    """Scores one row from its predictions, one predictions.npz per seed.
+
+    Every row is resampled with the same random numbers, so that the r-th resample holds the same patients in all of them.
+    """
+    macros, aurocs, samples = [], [], []
+    for path in predictions:
+        with np.load(path, allow_pickle=False) as file:
+            each = bootstrap_by_patient(
+                file["logits_NC"], file["labels_NC"], file["patients"], metric=auroc, resamples=resamples, seed=0
+            )
+        overall = macro_interval(each)
+        macros.append(float(overall.value))
+        aurocs.append(each.value)
+        samples.append(overall.samples_RC[:, 0])
+    return Scored(np.array(macros), np.stack(aurocs), np.mean(samples, axis=0))
+
+
+def interval(samples_R: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of the resamples."""
+    low, high = np.percentile(samples_R, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def run_folder(out: Path, row: Row, seed: int) -> Path:
+    """Where a row's run with a seed lies."""
+    return out / "runs" / f"{row.name}-seed{seed}"
+
+
+def train_row(row: Row, seed: int, *, data: Path, out: Path, device: str) -> Path:
+    """Trains and scores one row with one seed, pre-training its start first if it has one. Finished steps are not repeated."""
+    from cxrlib import evaluation
+    from cxrlib.training import train
+
+    recipe = dataclasses.replace(row.recipe, seed=seed)
+    if row.start:
+        recipe = dataclasses.replace(recipe, weights=str(pretrained(row.start, seed, data=data, out=out, device=device)))
+    run = run_folder(out, row, seed)
+    result = train(recipe, data, run, device=device)
+    if "stopped" in result:
+        raise KeyboardInterrupt
+    predictions = run / "evaluation" / "test" / "predictions.npz"
+    if not predictions.exists():
+        scored = evaluation.evaluate(run, split="test", device=device, resamples=RESAMPLES)
+        evaluation.write(
+            scored, predictions.parent, run=evaluation.read_run(run), split="test", minutes=round(result["seconds"] / 60, 2)
+        )
+    return predictions
+
+
+def pretrained(start: str, seed: int, *, data: Path, out: Path, device: str) -> Path:
+    """The encoder that a self-supervised start gives, trained on the same store's train_val images with the same seed."""
+    from cxrlib.pretraining import pretrain
+    from cxrlib.pretraining.recipes import get
+
+    method, _, name = start.partition(":")
+    folder = out / "runs" / f"{method}-{name}-seed{seed}"
+    result = pretrain(dataclasses.replace(get(method, name), seed=seed), data, folder, device=device)
+    if "stopped" in result:
+        raise KeyboardInterrupt
+    return folder / "encoder.safetensors"
+
+
+def gather(comparison: Comparison, out: Path, seeds: tuple[int, ...]) -> dict:
+    """Reads the predictions of every row and seed and puts the table together.
+
+    Raises:
+        CxrError: A row was not scored yet, or two rows were scored on different images.
+    """
+    scored, first = {}, None
+    for row in comparison.rows:
+        paths = [run_folder(out, row, seed) / "evaluation" / "test" / "predictions.npz" for seed in seeds]
+        for path in paths:
+            if not path.exists():
+                raise CxrError(f"{path.parents[2]} was not scored yet: give the same compare command again to go on")
+            with np.load(path, allow_pickle=False) as file:
+                same = [file[key] for key in ("images", "findings", "labels_NC")]
+            first = first or same
+            if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, same)):
+                raise CxrError(f"{path} holds other images, findings or labels than the first row: compare rows on one store")
+        scored[row.name] = score_row(paths)
+    made = read_json(run_folder(out, comparison.rows[0], seeds[0]) / "evaluation" / "test" / "auroc.json")
+    findings = [str(name) for name in first[1]]
+    rows = []
+    for row in comparison.rows:
+        own, reference = scored[row.name], scored[comparison.reference]
+        low, high = interval(own.samples_R)
+        difference_R = own.samples_R - reference.samples_R
+        parameters, macs = cost(row, len(findings))
+        done = [read_json(run_folder(out, row, seed) / "result.json") for seed in seeds]
+        rows.append(
+            {
+                "row": row.name,
+                "words": row.words,
+                "start": row.start,
+                "recipe": row.recipe.to_json(),
+                "parameters": parameters,
+                "macs": macs,
+                "macro_by_seed": own.macro_S.tolist(),
+                "macro": float(own.macro_S.mean()),
+                "low": low,
+                "high": high,
+                "difference": float((own.macro_S - reference.macro_S).mean()),
+                "difference_by_seed": (own.macro_S - reference.macro_S).tolist(),
+                "difference_low": interval(difference_R)[0],
+                "difference_high": interval(difference_R)[1],
+                "auroc_by_finding": [None if np.isnan(v) else float(v) for v in own.auroc_SC.mean(axis=0)],
+                "best_epochs": [int(one["best_epoch"]) for one in done],
+                "processor_minutes": [round(one["cpu_seconds"] / 60, 1) for one in done],
+            }
+        )
+    return {
+        "title": comparison.title,
+        "name": comparison.name,
+        "question": comparison.question,
+        "reference": comparison.reference,
+        "notes": made["notes"][:1] if made["data"]["source"] == "phantom" else [],
+        "commands": list(comparison.commands),
+        "date": datetime.now(UTC).date().isoformat(),
+        "seeds": list(seeds),
+        "data": made["data"],
+        "images": made["images"],
+        "patients": made["patients"],
+        "commit": made["commit"],
+        "versions": made["versions"],
+        "findings": findings,
+        "rows": rows,
+    }
+
+
+def cost(row: Row, findings: int) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates of one image's forward pass."""
+    from cxrlib.models.cost import macs, parameters
+
+    model = row.recipe.build(findings)
+    return parameters(model), macs(model)
+
+
+def as_text(result: dict) -> str:
+    """The comparison as a table for a terminal."""
+    width = max(len(row["words"]) for row in result["rows"])
+    seeds = len(result["seeds"])
+    lines = [
+        result["title"], *result["notes"],
+        f"test split: {result['images']:,} images of {result['patients']:,} patients; data {result['data']['sha256'][:16]}; "
+        f"{seeds} seeds; {result['date']}",
+        "", *(f"    {command}" for command in result["commands"]), "",
+        f"{'':<{width}}  {'params':>9} {'MMACs':>7}  {'macro AUROC':>11}  {'95 % interval':<14}  {'each seed':<{6 * seeds}} "
+        "difference and its interval",
+    ]  # fmt: skip
+    for row in result["rows"]:
+        each = " ".join(f"{value:.3f}" for value in row["macro_by_seed"])
+        difference = "reference"
+        if row["row"] != result["reference"]:
+            difference = f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+        lines.append(
+            f"{row['words']:<{width}}  {row['parameters']:>9,} {row['macs'] / 1e6:>7.1f}  {row['macro']:>11.3f}  "
+            f"{row['low']:.3f} to {row['high']:.3f}  {each:<{6 * seeds}} {difference}"
+        )
+    lines.append("intervals: of the mean over the seeds, 1,000 bootstrap samples of patients, the same for every row")
+    return "\n".join(lines) + "\n"
+
+
+def write(result: dict, folder: Path) -> None:
+    """Writes table.txt and comparison.json."""
+    write_json(folder / "comparison.json", result)
+    with atomic_write(folder / "table.txt") as file:
+        file.write(as_text(result))
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds `compare` to the command line."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="train and score every row of a comparison",
+        description="Train every row of a comparison with several seeds and put their test scores side by side.",
+        epilog="comparisons:\n" + "\n".join(f"  {name:<18}{make().question}" for name, make in COMPARISONS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="COMPARISON", choices=list(COMPARISONS), help="one of: " + ", ".join(COMPARISONS))
+    parser.add_argument("--data", required=True, metavar="STORE", help="a store made by prepare")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="runs and tables; new, or one to go on with")
+    parser.add_argument("--seeds", default="0,1,2", help="with commas between; default: 0,1,2")
+    parser.add_argument("--rows", help="only these rows, with commas between; no table is written unless all are there")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, scores, writes and prints."""
+    comparison = COMPARISONS[args.name]()
+    try:
+        seeds = tuple(int(seed) for seed in args.seeds.split(","))
+    except ValueError:
+        raise CxrError(f"--seeds {args.seeds}: write whole numbers with commas between, for example 0,1,2") from None
+    names = [row.name for row in comparison.rows]
+    chosen = args.rows.split(",") if args.rows else names
+    wrong = [name for name in chosen if name not in names]
+    if wrong:
+        raise CxrError(f"{args.name} has no row {wrong[0]!r}: its rows are {', '.join(names)}")
+    out = Path(args.out)
+    for seed in seeds:  # seed by seed, so that a comparison that is stopped early is whole for the seeds it has
+        for row in comparison.rows:
+            if row.name in chosen:
+                print(f"== {row.words}, seed {seed}", flush=True)
+                train_row(row, seed, data=Path(args.data), out=out, device=args.device)
+    if len(chosen) == len(names):
+        result = gather(comparison, out, seeds)
+        write(result, out / comparison.name)
+        print(as_text(result), end="")
+        print(f"written to {out / comparison.name}")
+    return 0

@@ -1,0 +1,132 @@
+"""Named comparisons. A comparison is a function that returns its rows; `python -m cxrlib compare NAME` runs it.
+
+All rows of one comparison share recipe, store and seeds, and differ in what the row's words say.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from cxrlib import recipes
+from cxrlib.recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One model of a comparison."""
+
+    name: str
+    """A short name, also of its run folders. Rows of the same name in two comparisons are the same run."""
+    words: str
+    """What it is, for a table."""
+    recipe: Recipe
+    """How it is trained; the seed is set by the comparison."""
+    start: str = ""
+    """Self-supervised pre-training that its weights come from, as METHOD:RECIPE, for example "gmml:lt_cpu". Empty: none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Rows that answer one question."""
+
+    name: str
+    title: str
+    question: str
+    rows: tuple[Row, ...]
+    reference: str
+    """The row that the others are subtracted from."""
+    commands: tuple[str, ...]
+    """What leads to the table, with generic paths."""
+
+
+LT_COMMANDS = (
+    "python -m cxrlib phantom COHORT --n 8000 --size 96 --seed 0 --prevalence enriched",
+    "python -m cxrlib prepare COHORT STORE --size 96",
+)
+
+
+def lt_row(name: str, words: str, model: str, start: str = "", **options: Any) -> Row:
+    """A row on the recipe `lt_cpu`: LT-ViT with some options changed, or another model with its own."""
+    recipe = recipes.lt_cpu()
+    if model == recipe.model:
+        options = recipe.options | options
+    return Row(name, words, dataclasses.replace(recipe, model=model, options=options), start)
+
+
+def rivals(start: str = "") -> tuple[Row, ...]:
+    """LT-ViT with and without label-label attention, and the models it was compared with, on one backbone."""
+    tag = f"_{start.partition(':')[0]}" if start else ""
+    return (
+        lt_row(f"vit{tag}", "[CLS] ViT", "vit", start),
+        lt_row(f"lt_vit{tag}", "LT-ViT", "lt_vit", start),
+        lt_row(f"lt_vit_none{tag}", "LT-ViT, labels do not talk", "lt_vit", start, label_attention="none"),
+        lt_row(f"c_tran{tag}", "C-Tran", "c_tran", start),
+        lt_row(f"query2label{tag}", "Query2Label", "query2label", start),
+    )
+
+
+def lt_vit_rivals() -> Comparison:
+    """From random weights."""
+    return Comparison(
+        "lt_vit_rivals",
+        "LT-ViT and its rivals from random weights, on phantoms",
+        "Do label tokens help, and does it matter how they are built?",
+        rivals(),
+        "vit",
+        (*LT_COMMANDS, "python -m cxrlib compare lt_vit_rivals --data STORE --out FOLDER"),
+    )
+
+
+def lt_vit_rivals_gmml() -> Comparison:
+    """From a GMML start: the encoder is pre-trained on the same store's train_val images, with the same seed."""
+    return Comparison(
+        "lt_vit_rivals_gmml",
+        "LT-ViT and its rivals from a GMML start, on phantoms",
+        "The same rows after self-supervised pre-training (GMML).",
+        rivals("gmml:lt_cpu"),
+        "vit_gmml",
+        (*LT_COMMANDS, "python -m cxrlib compare lt_vit_rivals_gmml --data STORE --out FOLDER"),
+    )
+
+
+def lt_vit_layers() -> Comparison:
+    """Where label tokens enter, for how many layers they stay, which way they may speak, and how they begin."""
+    rows = (
+        lt_row("lt_vit_3_1", "N1 = 3, N2 = 1", "lt_vit", n2=1),
+        lt_row("lt_vit", "N1 = 2, N2 = 2", "lt_vit"),
+        lt_row("lt_vit_1_3", "N1 = 1, N2 = 3", "lt_vit", n2=3),
+        lt_row("lt_vit_0_4", "N1 = 0, N2 = 4", "lt_vit", n2=4),
+        lt_row("lt_vit_1_2", "N1 = 1, N2 = 2, then none", "lt_vit", n1=1),
+        lt_row("lt_vit_joint", "N1 = 2, N2 = 2, joint flow", "lt_vit", flow="joint"),
+        lt_row("lt_vit_std", "N1 = 2, N2 = 2, tokens from 0.2", "lt_vit", token_std=0.2),
+    )
+    return Comparison(
+        "lt_vit_layers",
+        "Where the label tokens enter, on phantoms",
+        "How many layers before the label tokens (N1), and how many with them (N2)?",
+        rows,
+        "lt_vit",
+        (*LT_COMMANDS, "python -m cxrlib compare lt_vit_layers --data STORE --out FOLDER"),
+    )
+
+
+def starts() -> Comparison:
+    """Random, GMML and DINO starts, for the [CLS] ViT and LT-ViT."""
+    rows = tuple(
+        lt_row(f"{model}{tag}", f"{words}, {told}", model, start)
+        for model, words in (("vit", "[CLS] ViT"), ("lt_vit", "LT-ViT"))
+        for tag, told, start in (("", "random start", ""), ("_gmml", "GMML start", "gmml:lt_cpu"), ("_dino", "DINO start", "dino:lt_cpu"))
+    )
+    return Comparison(
+        "starts",
+        "Random, GMML and DINO starts, on phantoms",
+        "What is self-supervised pre-training on the same images worth?",
+        rows,
+        "vit",
+        (*LT_COMMANDS, "python -m cxrlib compare starts --data STORE --out FOLDER"),
+    )
+
+
+COMPARISONS: dict[str, Callable[[], Comparison]] = {
+    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts)
+}
