@@ -106,7 +106,7 @@ def evaluate(
         images=tuple(table["image"]),
         patients=tuple(table["patient"]),
         logits_NC=logits_NC,
-        labels_NC=store.labels_NC[rows],
+        labels_NC=labels_NC[rows],
         data=data_of(store),
     )
 
