@@ -248,7 +248,7 @@ def step(run: Run, rows: np.ndarray, steps: int) -> tuple[float, float, dict[str
     seed_step(recipe.seed, clock.step, fabric.global_rank)
     img_BYX = torch.from_numpy(np.ascontiguousarray(run.store.images_NYX[rows])).to(fabric.device)
     run.model.train()
-    loss, extras = run.method.loss(run.model, run.follower, to_float(img_BYX), clock)
+    loss, extras = run.method.loss(fabric, run.model, run.follower, to_float(img_BYX), clock)
     fabric.backward(loss)  # with several processes DDP averages their gradients
     run.method.before_step(run.model, clock)
     norm = fabric.clip_gradients(run.model, run.optimizer, max_norm=recipe.clip, error_if_nonfinite=False)

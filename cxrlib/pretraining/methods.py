@@ -3,13 +3,16 @@
 `model` is trained by gradients. `follower` is not: DINO's teacher, or nothing. Both are in every checkpoint.
 """
 
+import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from cxrlib.data.augment import normalise
 from cxrlib.models.vit import VisionTransformer
-from cxrlib.pretraining.clock import Clock
+from cxrlib.pretraining.clock import Clock, cosine
+from cxrlib.pretraining.dino import Dino, Teacher, dino_loss, entropies, follow, next_centre, sharpened
 from cxrlib.pretraining.gmml import Gmml, corrupt, l1_on_corrupted
-from cxrlib.pretraining.recipes import GmmlRecipe
+from cxrlib.pretraining.recipes import DinoRecipe, GmmlRecipe
 from cxrlib.pretraining.views import View, draw_view
 
 
@@ -24,7 +27,9 @@ class GmmlMethod:
         """(model, follower)."""
         return Gmml(encoder, in_channels=len(self.recipe.mean)), nn.Identity()
 
-    def loss(self, model: nn.Module, follower: nn.Module, img_B1YX: Tensor, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, fabric: Fabric, model: nn.Module, follower: nn.Module, img_B1YX: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step, and what else is worth a place in the log."""
         recipe = self.recipe
         view_B1YX = draw_view(img_B1YX.repeat(recipe.views, 1, 1, 1), self.view)
@@ -45,4 +50,60 @@ class GmmlMethod:
         return model.encoder
 
 
-METHODS = {"gmml": GmmlMethod}
+class DinoMethod:
+    """The student learns to say of every view what the teacher says of another."""
+
+    def __init__(self, recipe: DinoRecipe):
+        self.recipe = r = recipe
+        first, second, small = r.blur_chances
+        self.large = [View(r.image_size, r.scale, r.jitter, r.jitter_chance, chance) for chance in (first, second)]
+        self.small = View(r.local_size, r.local_scale, r.jitter, r.jitter_chance, small)
+
+    def build(self, encoder: VisionTransformer) -> tuple[nn.Module, nn.Module]:
+        """(student, teacher), with the same weights."""
+        r = self.recipe
+        student = Dino(encoder, hidden=r.hidden, bottleneck=r.bottleneck, prototypes=r.prototypes)
+        return student, Teacher(student, r.build(drop_path=0.0))
+
+    def loss(
+        self, fabric: Fabric, model: nn.Module, follower: Teacher, img_B1YX: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one step, and what tells a collapse. The centre is moved afterwards."""
+        r = self.recipe
+        views = [draw_view(img_B1YX, view) for view in self.large + [self.small] * r.local_views]
+        views = [normalise(view_B1YX, mean=r.mean, std=r.std) for view_B1YX in views]
+        large, small = torch.cat(views[:2]), views[2:]
+        shape = (-1, len(img_B1YX), r.prototypes)
+        with torch.no_grad(), fabric.autocast():
+            teacher_GBK = follower(large).reshape(shape).float()
+        student_VBK = model(large, *([torch.cat(small)] if small else [])).reshape(shape)
+        temperature = self.teacher_temp(clock)
+        loss = dino_loss(
+            student_VBK, teacher_GBK, follower.centre_K, student_temp=r.student_temp, teacher_temp=temperature
+        )
+        each, mean = entropies(sharpened(teacher_GBK.flatten(0, 1), follower.centre_K, temperature))
+        mean_K = fabric.all_reduce(teacher_GBK.mean(dim=(0, 1)), reduce_op="mean")
+        follower.centre_K.copy_(next_centre(follower.centre_K, mean_K, r.centre_momentum))
+        return loss, {"answer_entropy": each, "mean_answer_entropy": mean, "centre_norm": follower.centre_K.norm()}
+
+    def teacher_temp(self, clock: Clock) -> float:
+        """The teacher's temperature: a line from its start to its end (the published code takes a stair per epoch)."""
+        warmup = self.recipe.teacher_temp_epochs * clock.epoch_steps
+        done = min(clock.step / warmup, 1.0) if warmup else 1.0
+        return self.recipe.teacher_temp_start + done * (self.recipe.teacher_temp - self.recipe.teacher_temp_start)
+
+    def before_step(self, model: nn.Module, clock: Clock) -> None:
+        """In the first epochs the prototypes get no gradient: they would only chase random answers."""
+        if clock.step < self.recipe.frozen_epochs * clock.epoch_steps:
+            model.module.head.last_KE.grad = None
+
+    def after_step(self, model: nn.Module, follower: Teacher, clock: Clock) -> None:
+        """The teacher follows the student, ever more slowly."""
+        follow(follower, model.module, cosine(clock, self.recipe.momentum, 1.0))
+
+    def encoder(self, model: nn.Module, follower: Teacher) -> nn.Module:
+        """The teacher's: an average over many steps, and the better one throughout (section 4.2.2 and fig. 6)."""
+        return follower.encoder
+
+
+METHODS = {"gmml": GmmlMethod, "dino": DinoMethod}

@@ -140,6 +140,14 @@ def gmml_cpu() -> GmmlRecipe:
     )  # fmt: skip
 
 
+def gmml_lt_cpu() -> GmmlRecipe:
+    """`gmml cpu` in the shape of training's `lt_cpu`, and shorter: the start of the comparisons.
+
+    Command: python -m cxrlib pretrain gmml lt_cpu --data STORE --out RUN
+    """
+    return dataclasses.replace(gmml_cpu(), name="gmml_lt_cpu", width=64, depth=4, heads=2, epochs=12)
+
+
 def gmml_small_224() -> GmmlRecipe:
     """ViT-S/16 at 224 px with the values of the published code (Sara-Ahmed/GMML, main.py).
 
@@ -156,8 +164,109 @@ def gmml_small_224() -> GmmlRecipe:
     )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DinoRecipe(PretrainRecipe):
+    """DINO: see `cxrlib.pretraining.dino`. The inherited `scale` is that of the two large crops."""
+
+    method: ClassVar[str] = "dino"
+
+    scale: tuple[float, float] = (0.4, 1.0)
+    """Least and largest share of the image's area in a large crop."""
+    local_views: int = 8
+    """Small views of each image."""
+    local_size: int = 96
+    """Side of a small view, in pixels; a multiple of the patch size. Its positions are resampled."""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    """Least and largest share of the image's area in a small crop."""
+    jitter: float = 0.4
+    """Largest change of brightness and contrast of a view, as a share of the grey scale."""
+    jitter_chance: float = 0.8
+    """Chance of such a change."""
+    blur_chances: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Chance of a blur: first large view, second, small ones."""
+    prototypes: int = 65536
+    """Answers to choose from."""
+    hidden: int = 2048
+    """Hidden width of the projection head."""
+    bottleneck: int = 256
+    """Its width before the prototypes."""
+    student_temp: float = 0.1
+    """Temperature of the student's softmax."""
+    teacher_temp_start: float = 0.04
+    """Temperature of the teacher's softmax at the start; it grows along a line."""
+    teacher_temp: float = 0.04
+    """And after the warm-up."""
+    teacher_temp_epochs: float = 0.0
+    """Epochs of that warm-up."""
+    centre_momentum: float = 0.9
+    """How much of the centre stays in a step."""
+    momentum: float = 0.996
+    """How much of the teacher stays in the first step; grows to 1 along half a cosine."""
+    frozen_epochs: float = 1.0
+    """Epochs in which the prototypes stay as they were drawn."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.local_size % self.patch_size or self.local_views < 0:
+            raise CxrError(
+                f"small views ({self.local_views}, of {self.local_size} px) must be none or more, and patches of "
+                f"{self.patch_size} px must tile them: correct local_views or local_size"
+            )
+
+
+def dino_mu() -> DinoRecipe:
+    """For tests: the shape of training's `mu`. Seconds on one core.
+
+    Command: python -m cxrlib pretrain dino mu --data STORE --out RUN
+    """
+    return DinoRecipe(
+        name="dino_mu", image_size=32, patch_size=8, width=24, depth=2, heads=3, drop_path=0.1, init="fan",
+        epochs=2, batch=16, lr=1e-3, local_views=2, local_size=16, local_scale=(0.1, 0.4),
+        prototypes=64, hidden=32, bottleneck=16, momentum=0.9,
+    )  # fmt: skip
+
+
+def dino_cpu() -> DinoRecipe:
+    """A small ViT with a convolutional stem at 96 px, on a laptop without a GPU; the shape of `gmml cpu`.
+
+    Fewer small views, fewer prototypes, a narrower head and a faster teacher than published: few epochs on few images (our
+    decision). An image costs about three and a half times what it costs in supervised training.
+
+    Command: python -m cxrlib pretrain dino cpu --data STORE --out RUN
+    """
+    return DinoRecipe(
+        name="dino_cpu", image_size=96, patch_size=16, stem="conv", width=128, depth=4, heads=4, init="fan",
+        epochs=20, batch=64, lr=5e-4, local_views=4, local_size=48, local_scale=(0.1, 0.4),
+        prototypes=1024, hidden=512, bottleneck=128, momentum=0.99,
+    )  # fmt: skip
+
+
+def dino_lt_cpu() -> DinoRecipe:
+    """`dino cpu` in the shape of training's `lt_cpu`, and shorter: the start of the comparisons.
+
+    Command: python -m cxrlib pretrain dino lt_cpu --data STORE --out RUN
+    """
+    return dataclasses.replace(dino_cpu(), name="dino_lt_cpu", width=64, depth=4, heads=2, epochs=6, local_views=2)
+
+
+def dino_small_224() -> DinoRecipe:
+    """ViT-S/16 at 224 px with the values of the paper (arXiv 2104.14294, section 3.2) and of its published code.
+
+    lr 5e-4 per 256 images, warm-up of 10 epochs, weight decay 0.04 to 0.4, batch 1024, teacher temperature 0.04 to 0.07 in 30
+    epochs, eight small views, 65,536 prototypes. The paper's best ViT-S trains for 800 epochs on ImageNet.
+
+    Command: python -m cxrlib pretrain dino small_224 --data STORE --out RUN --device cuda --devices 8
+    Cost: not measured.
+    """
+    return DinoRecipe(
+        name="dino_small_224", **IMAGENET, drop_path=0.1, epochs=100, batch=1024, lr=2e-3, warmup_epochs=10,
+        teacher_temp=0.07, teacher_temp_epochs=30,
+    )  # fmt: skip
+
+
 RECIPES: dict[str, dict[str, Callable[[], PretrainRecipe]]] = {
-    "gmml": {"mu": gmml_mu, "cpu": gmml_cpu, "small_224": gmml_small_224},
+    "gmml": {"mu": gmml_mu, "cpu": gmml_cpu, "lt_cpu": gmml_lt_cpu, "small_224": gmml_small_224},
+    "dino": {"mu": dino_mu, "cpu": dino_cpu, "lt_cpu": dino_lt_cpu, "small_224": dino_small_224},
 }
 """Method -> name on the command line -> recipe."""
 
