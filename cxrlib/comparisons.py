@@ -96,7 +96,6 @@ def lt_vit_layers() -> Comparison:
         lt_row("lt_vit", "N1 = 2, N2 = 2", "lt_vit"),
         lt_row("lt_vit_1_3", "N1 = 1, N2 = 3", "lt_vit", n2=3),
         lt_row("lt_vit_0_4", "N1 = 0, N2 = 4", "lt_vit", n2=4),
-        lt_row("lt_vit_1_2", "N1 = 1, N2 = 2, then none", "lt_vit", n1=1),
         lt_row("lt_vit_joint", "N1 = 2, N2 = 2, joint flow", "lt_vit", flow="joint"),
         lt_row("lt_vit_std", "N1 = 2, N2 = 2, tokens from 0.2", "lt_vit", token_std=0.2),
     )
@@ -127,6 +126,24 @@ def starts() -> Comparison:
     )
 
 
+def label_counts() -> Comparison:
+    """5, 13, 50 or 100 labels: one store and one folder for each count, put together by `cxrlib.composites_study`."""
+    stores = tuple(f"python -m cxrlib composites STORE STORE_{n} --labels {n}" for n in (5, 13, 50, 100))
+    return Comparison(
+        "label_counts",
+        "The same images with more labels, on phantoms",
+        "How do cost and AUROC grow with the number of labels?",
+        rivals()[:3],
+        "vit",
+        (
+            *LT_COMMANDS,
+            *stores,
+            "python -m cxrlib compare label_counts --data STORE_5 --out FOLDER_5   (and so on for 13, 50, 100)",
+            "python -m cxrlib.composites_study OUT FOLDER_5 FOLDER_13 FOLDER_50 FOLDER_100",
+        ),
+    )
+
+
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
-    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts)
+    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts)
 }

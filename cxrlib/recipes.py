@@ -173,7 +173,7 @@ def lt_cpu() -> Recipe:
     Measured: see data/results/lt_vit_rivals.
     """
     return dataclasses.replace(
-        cpu(), name="lt_cpu", model="lt_vit", options={"n2": 2, "token_std": 0.02}, width=64, heads=2, depth=4, epochs=6, lr=1e-3,
+        cpu(), name="lt_cpu", model="lt_vit", options={"n2": 2, "token_std": 0.02}, width=64, heads=2, depth=4, epochs=8,
     )  # fmt: skip
 
 
