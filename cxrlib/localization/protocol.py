@@ -241,6 +241,15 @@ def cross(rows: pd.DataFrame, values, measures: tuple[str, ...], *, seeds: int =
     return CrossFitted(mean_of(tables), np.array(halves_macro), summary.measures)
 
 
+def first_boxes(sweep: Sweep, fitted: CrossFitted) -> pd.DataFrame:
+    """The boxes that the first seed's thresholds choose, each image's with those of the half it is not in."""
+    first, second = (sweep.predicted(thresholds) for thresholds in fitted.thresholds[:2])
+    patient_of = sweep.rows.drop_duplicates("image").set_index("image")["patient"].astype(str)
+    in_first = patient_of.isin(fitted.thresholds[0].patients)
+    parts = [second[second["image"].map(in_first)], first[~first["image"].map(in_first).astype(bool)]]
+    return pd.concat(parts, ignore_index=True)
+
+
 def oracle(sweep: Sweep, *, objective: str = OBJECTIVES[0]) -> Matched:
     """Thresholds fitted on the very boxes that are scored: too good, and called so."""
     everything = np.arange(len(sweep.rows))
