@@ -144,6 +144,22 @@ def label_counts() -> Comparison:
     )
 
 
+def nih_mini_gmml() -> Comparison:
+    """LT-ViT on genuine radiographs, from random weights and from GMML on the same films."""
+    recipe = dataclasses.replace(recipes.nih_mini(), model="lt_vit", options={"n2": 2, "token_std": 0.02})
+    return Comparison(
+        "nih_mini_gmml",
+        "LT-ViT on 1,320 real NIH radiographs, from random weights and from GMML, official test images",
+        "Does GMML on the same few films help?",
+        (Row("nih_lt_vit", "LT-ViT, random start", recipe), Row("nih_lt_vit_gmml", "LT-ViT, GMML start", recipe, "gmml:nih_mini")),
+        "nih_lt_vit",
+        (
+            "python -m cxrlib prepare DATA/nih_mini256 STORE --size 96 --metadata DATA/nih",
+            "python -m cxrlib compare nih_mini_gmml --data STORE --out FOLDER",
+        ),
+    )
+
+
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
-    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts)
+    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml)
 }

@@ -222,12 +222,29 @@ def test_a_results_section_says_what_the_file_says(tmp_path):
     assert "the highest Effusion with 0.901." in text
 
 
+def test_a_comparisons_section_says_what_the_file_says():
+    row = {"row": "a", "words": "A model", "parameters": 12345, "macs": 7.26e6, "macro": 0.8123, "low": 0.8, "high": 0.83}
+    row |= {"macro_by_seed": [0.811, 0.8136], "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}
+    other = row | {"row": "b", "words": "Another", "difference": -0.0104, "difference_low": -0.02, "difference_high": 0.0012}
+    result = {"title": "Two models", "question": "Which?", "notes": ["a note"], "commands": ["python -m cxrlib compare x"]}
+    result |= {"images": 1800, "patients": 600, "seeds": [0, 1], "reference": "a", "rows": [row, other]}
+    text = "\n".join(_extension().comparison_markdown(result))
+    assert "| A model | 12,345 | 7.3 | 0.812 | 0.800 to 0.830 | 0.811 0.814 | reference |" in text
+    assert "| -0.010 (-0.020 to +0.001) |" in text and "python -m cxrlib compare x" in text
+    assert "1,800 test images of 600 patients; seeds 0, 1" in text
+
+
 def test_every_stored_result_is_on_the_results_page(html):
     page = BeautifulSoup((html / "chapters" / "back" / "results.html").read_text(), "html.parser").get_text()
     for file in sorted((ROOT / "data" / "results").glob("*/result.json")):
         result = json.loads(file.read_text())
         assert result["title"] in page
         assert f"{result['runs'][0]['macro']['auroc']:.3f}" in page
+    for file in sorted((ROOT / "data" / "results").glob("*/comparison.json")):
+        result = json.loads(file.read_text())
+        assert result["title"] in page
+        for row in result["rows"]:
+            assert row["words"] in page and f"{row['macro']:.3f}" in page
     for file in sorted((ROOT / "data" / "results").glob("bench_*.json")):
         bench = json.loads(file.read_text())
         assert f"{bench['store']['ratio']:.0f} times faster" in page and f"{bench['step']['ratio']:.3f}" in page

@@ -82,6 +82,8 @@ class Results(SphinxDirective):
         lines: list[str] = []
         for file in files:
             lines += result_markdown(json.loads(file.read_text(encoding="utf-8")), file.parent)
+        for file in sorted(folder.glob("*/comparison.json")):
+            lines += comparison_markdown(json.loads(file.read_text(encoding="utf-8")))
         for file in sorted(folder.glob("bench_*.json")):
             lines += bench_markdown(json.loads(file.read_text(encoding="utf-8")))
         if not lines:
@@ -121,6 +123,23 @@ def result_markdown(result: dict, folder: Path) -> list[str]:
         path = f"/data/results/{folder.name}/auroc.png"
         lines += ["", f"```{{image}} {path}", f":alt: {words}", ":class: dark-light", "```"]
     return [*lines, ""]
+
+
+def comparison_markdown(result: dict) -> list[str]:
+    """A comparison's section: the question, the commands, one line per row with each seed and the difference."""
+    lines = [f"## {result['title']}", "", f"{result['question']}", "", *(f"- {note}" for note in result["notes"])]
+    lines += [f"- {result['images']:,} test images of {result['patients']:,} patients; seeds {', '.join(map(str, result['seeds']))}", ""]
+    lines += ["```text", *result["commands"], "```", ""]
+    lines += ["| model | parameters | million MACs | macro AUROC | 95 % interval | each seed | difference to the reference |", "|---|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        each = " ".join(f"{value:.3f}" for value in row["macro_by_seed"])
+        difference = f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+        difference = "reference" if row["row"] == result["reference"] else difference
+        lines.append(
+            f"| {row['words']} | {row['parameters']:,} | {row['macs'] / 1e6:.1f} | {row['macro']:.3f} | "
+            f"{row['low']:.3f} to {row['high']:.3f} | {each} | {difference} |"
+        )
+    return [*lines, "", "Intervals are of the mean over the seeds: bootstrap over patients, the same patients in every row.", ""]
 
 
 def bench_markdown(bench: dict) -> list[str]:

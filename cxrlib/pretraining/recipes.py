@@ -148,6 +148,14 @@ def gmml_lt_cpu() -> GmmlRecipe:
     return dataclasses.replace(gmml_cpu(), name="gmml_lt_cpu", width=64, depth=4, heads=2, epochs=12)
 
 
+def gmml_nih_mini() -> GmmlRecipe:
+    """`gmml cpu` in the shape of training's `nih_mini`, for about 1,300 genuine radiographs.
+
+    Command: python -m cxrlib pretrain gmml nih_mini --data STORE --out RUN
+    """
+    return dataclasses.replace(gmml_cpu(), name="gmml_nih_mini", depth=3, epochs=60)
+
+
 def gmml_small_224() -> GmmlRecipe:
     """ViT-S/16 at 224 px with the values of the published code (Sara-Ahmed/GMML, main.py).
 
@@ -265,7 +273,7 @@ def dino_small_224() -> DinoRecipe:
 
 
 RECIPES: dict[str, dict[str, Callable[[], PretrainRecipe]]] = {
-    "gmml": {"mu": gmml_mu, "cpu": gmml_cpu, "lt_cpu": gmml_lt_cpu, "small_224": gmml_small_224},
+    "gmml": {"mu": gmml_mu, "cpu": gmml_cpu, "lt_cpu": gmml_lt_cpu, "nih_mini": gmml_nih_mini, "small_224": gmml_small_224},
     "dino": {"mu": dino_mu, "cpu": dino_cpu, "lt_cpu": dino_lt_cpu, "small_224": dino_small_224},
 }
 """Method -> name on the command line -> recipe."""
