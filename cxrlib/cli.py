@@ -19,8 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "composites": ("cxrlib.composites", "write a store with the same images and more labels, made from its findings"),
     "train": ("cxrlib.training.cli", "train a recipe on a store; the same command goes on with a stopped run"),
     "pretrain": ("cxrlib.pretraining.cli", "train an encoder on images alone (GMML, DINO), for train to start from"),
+    "teach": ("cxrlib.distillation.cli", "store what a trained teacher says of every view that a student will see"),
     "evaluate": ("cxrlib.evaluation", "score a run: AUROC per finding with intervals, as text, CSV and a picture"),
     "compare": ("cxrlib.comparison", "train and score every row of a named comparison, with several seeds"),
+    "localize": ("cxrlib.localization.cli", "score where a model looks: maps or boxes against true boxes, with intervals"),
     "bench": ("cxrlib.bench", "measure this machine: store, phantom, and our training step beside timm's"),
 }
 """Command: (the module with its `add_parser` and `run`, one line of help). A module is imported only when it is asked for."""

@@ -11,6 +11,7 @@ from cxrlib.models.c_tran import CTran, CTranOutput
 from cxrlib.models.clarity import Clarity, ClarityMaps, ClarityOutput
 from cxrlib.models.lt_vit import LabelTokenViT, LTViTOutput
 from cxrlib.models.query2label import Query2Label, Query2LabelOutput
+from cxrlib.models.timm_classifier import TimmClassifier, TimmOutput
 from cxrlib.models.vit import VisionTransformer, ViTOutput
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -19,6 +20,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "clarity": Clarity,
     "c_tran": CTran,
     "query2label": Query2Label,
+    "timm": TimmClassifier,
 }
 """What a recipe's `model` may be. All take `VisionTransformer`'s arguments, and a few of their own."""
 
@@ -55,6 +57,8 @@ __all__ = [
     "LabelTokenViT",
     "Query2Label",
     "Query2LabelOutput",
+    "TimmClassifier",
+    "TimmOutput",
     "ViTOutput",
     "VisionTransformer",
     "build_model",

@@ -195,4 +195,6 @@ def start_from(model: nn.Module, weights: str, *, tokens_from_cls: bool = False)
     """
     if weights.endswith((".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")) or Path(weights).is_file():
         return load_encoder(model, read_safetensors(weights), source=weights, tokens_from_cls=tokens_from_cls)
+    if hasattr(model, "load_pretrained"):  # one of timm's own models
+        return model.load_pretrained(weights)
     return load_encoder(model, timm_state(model, weights), source=f"timm's {weights}", tokens_from_cls=tokens_from_cls)

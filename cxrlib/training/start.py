@@ -25,8 +25,9 @@ def start_weights(model: nn.Module, init: str) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-    nn.init.normal_(model.pos_embed, std=0.2)
-    nn.init.normal_(model.cls_token, std=0.2)
+    for name in ("pos_embed", "cls_token"):  # a convolutional network has neither
+        if hasattr(model, name):
+            nn.init.normal_(getattr(model, name), std=0.2)
 
 
 @torch.no_grad()
