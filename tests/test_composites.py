@@ -181,3 +181,40 @@ def test_the_command_writes_a_store_and_a_table(store, tmp_path, capsys):
     assert "AUROC from the other labels alone" in out and "149 images, 16 labels" in out
     assert main(["composites", str(tmp_path), str(tmp_path / "no"), "--labels", "16"]) == 2
     assert "is not a store" in capsys.readouterr().err
+
+
+def test_the_study_puts_stores_together(store, tmp_path, monkeypatch):
+    """Two tiny stores, two seeds: the shared labels are scored alike, and talking is the difference of two rows."""
+    import dataclasses
+
+    from cxrlib import comparison, comparisons, composites_study, recipes
+    from cxrlib.metrics import auroc, macro
+
+    mu = dataclasses.replace(recipes.mu(), image_size=9, patch_size=3, epochs=1)
+    rows = tuple(
+        comparisons.Row(name, name, dataclasses.replace(mu, model=model, options=options))
+        for name, model, options in (("lt_vit", "lt_vit", {}), ("lt_vit_none", "lt_vit", {"label_attention": "none"}))
+    )
+    small = dataclasses.replace(comparisons.label_counts(), rows=rows, reference="lt_vit")
+    monkeypatch.setattr(composites_study, "label_counts", lambda: small)
+    folders = []
+    for count in (16, 3):
+        data = with_composites(store.folder, tmp_path / f"store{count}", count=count).folder
+        folders.append(tmp_path / f"out{count}")
+        for seed in (0, 1):
+            for row in rows:
+                comparison.train_row(row, seed, data=data, out=folders[-1], device="cpu")
+        comparison.write(comparison.gather(small, folders[-1], (0, 1)), folders[-1] / "label_counts")
+    result = composites_study.gather(folders, resamples=50)
+    three, sixteen = result["counts"]
+    assert (three["labels"], sixteen["labels"], result["shared"]) == (3, 16, list(PLAIN[:3]))
+    assert three["rows"][0]["all"] == three["rows"][0]["shared"]
+    for seed in (0, 1):
+        with np.load(folders[0] / "runs" / f"lt_vit_none-seed{seed}" / "evaluation" / "test" / "predictions.npz") as file:
+            by_hand = macro(auroc(file["logits_NC"][:, :3], file["labels_NC"][:, :3]))[0]
+        assert sixteen["rows"][1]["shared"]["by_seed"][seed] == pytest.approx(by_hand)
+    talk, (heard, silent) = sixteen["talk"]["all"], sixteen["rows"]
+    assert talk["difference"] == pytest.approx(heard["all"]["macro"] - silent["all"]["macro"])
+    assert talk["low"] <= talk["high"] and len(sixteen["label_only"]) == 16
+    assert "talking is worth" in composites_study.as_text(result)
+    assert composites_study.main([str(tmp_path / "no"), str(tmp_path / "nothing")]) == 2
