@@ -50,6 +50,10 @@ def lt_row(name: str, words: str, model: str, start: str = "", **options: Any) -
     recipe = recipes.lt_cpu()
     if model == recipe.model:
         options = recipe.options | options
+    if model in ("c_tran", "query2label"):
+        # Their layers normalise after each sum, and such layers take small rates only. Tried on seed 0's validation patients
+        # from random weights: at 2e-4 Query2Label learns; at 5e-4 neither does, nor Query2Label at 1e-3 and 2e-3.
+        recipe = dataclasses.replace(recipe, lr=2e-4)
     return Row(name, words, dataclasses.replace(recipe, model=model, options=options), start)
 
 
@@ -94,7 +98,6 @@ def lt_vit_layers() -> Comparison:
     rows = (
         lt_row("lt_vit_3_1", "N1 = 3, N2 = 1", "lt_vit", n2=1),
         lt_row("lt_vit", "N1 = 2, N2 = 2", "lt_vit"),
-        lt_row("lt_vit_1_3", "N1 = 1, N2 = 3", "lt_vit", n2=3),
         lt_row("lt_vit_0_4", "N1 = 0, N2 = 4", "lt_vit", n2=4),
         lt_row("lt_vit_joint", "N1 = 2, N2 = 2, joint flow", "lt_vit", flow="joint"),
         lt_row("lt_vit_std", "N1 = 2, N2 = 2, tokens from 0.2", "lt_vit", token_std=0.2),
