@@ -78,13 +78,15 @@ class LabelBlock:
             raise CxrError(f"there is no flow {flow!r}: choose one of {', '.join(FLOWS)}")
         self.label_attention, self.flow = label_attention, flow
 
-    def __call__(
-        self, block: Block, x_BND: Tensor, t_BCD: Tensor, maps: bool = False
+    def attend(
+        self, attn: Attention, x_BND: Tensor, t_BCD: Tensor, maps: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One layer: (image tokens, label tokens, the labels' attention [B, H, C, M] if asked for)."""
-        attn = block.attn
-        qx_BHNd, kx_BHNd, vx_BHNd = split_heads(attn, block.norm1(x_BND))
-        qt_BHCd, kt_BHCd, vt_BHCd = split_heads(attn, block.norm1(t_BCD))
+        """Eq. 1 and 2 on normed tokens: what the image reads, what the labels read, and the labels' rows of attention.
+
+        A step of its own, so that keys and values are gone before the MLP makes the largest tensors of a layer.
+        """
+        qx_BHNd, kx_BHNd, vx_BHNd = split_heads(attn, x_BND)
+        qt_BHCd, kt_BHCd, vt_BHCd = split_heads(attn, t_BCD)
         k_BHMd, v_BHMd = torch.cat([kx_BHNd, kt_BHCd], dim=2), torch.cat([vx_BHNd, vt_BHCd], dim=2)
 
         # Eq. 1: the image reads the image. Joint flow, an ablation, lets it read the labels too.
@@ -101,12 +103,18 @@ class LabelBlock:
             read_BHCd = rows_BHCM @ v_BHMd  # C rows only, so written out it costs next to nothing
         else:
             read_BHCd = F.scaled_dot_product_attention(qt_BHCd, k_BHMd, v_BHMd)
+        return merge_heads(attn, mixed_BHNd), merge_heads(attn, read_BHCd), rows_BHCM if maps else None
 
-        x_BND = x_BND + block.drop_path(merge_heads(attn, mixed_BHNd))
+    def __call__(
+        self, block: Block, x_BND: Tensor, t_BCD: Tensor, maps: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One layer: (image tokens, label tokens, the labels' attention [B, H, C, M] if asked for)."""
+        mixed_BND, read_BCD, rows_BHCM = self.attend(block.attn, block.norm1(x_BND), block.norm1(t_BCD), maps)
+        x_BND = x_BND + block.drop_path(mixed_BND)
         x_BND = x_BND + block.drop_path(block.mlp(block.norm2(x_BND)))
-        t_BCD = t_BCD + block.drop_path(merge_heads(attn, read_BHCd))
+        t_BCD = t_BCD + block.drop_path(read_BCD)
         t_BCD = t_BCD + block.drop_path(block.mlp(block.norm2(t_BCD)))
-        return x_BND, t_BCD, rows_BHCM if maps else None
+        return x_BND, t_BCD, rows_BHCM
 
 
 class LabelTokenViT(VisionTransformer):
