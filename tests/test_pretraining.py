@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,19 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from tiny_store import tiny_store
 from torch import nn
 
 from cxrlib import cli
 from cxrlib.errors import CxrError
+from cxrlib.models import build_model
 from cxrlib.models.vit import VisionTransformer
 from cxrlib.models.weights import start_from
 from cxrlib.pretraining import loop, pretrain, recipes
 from cxrlib.pretraining.clock import Clock, cosine
+from cxrlib.pretraining.dino import Dino, class_token, dino_loss, entropies, follow, next_centre
 from cxrlib.pretraining.gmml import Decoder, Gmml, block_mask, corrupt, kept_layers, l1_on_corrupted, rectangles
+from cxrlib.pretraining.methods import DinoMethod
 from cxrlib.pretraining.views import View, blur, crop, crop_boxes, draw_view
 from cxrlib.training.checkpoint import read_tensors
+from cxrlib.training.start import start_weights
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +257,366 @@ def test_cosine_in_numbers():
         assert cosine(Clock(step, 100, 10), 0.996, 1.0) == pytest.approx(expected, abs=1e-12)
     assert cosine(Clock(25, 100, 10), 0.996, 1.0) == pytest.approx(1 - 0.004 * (math.cos(math.pi / 4) + 1) / 2, abs=1e-12)
     assert cosine(Clock(25, 100, 10), 0.04, 0.4) < 0.04 + 0.36 * 0.25  # slow at first
+
+
+# DINO: equations
+
+
+def softmax(values: list[float]) -> list[float]:
+    top = max(values)
+    powers = [math.exp(value - top) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+def test_dino_loss_in_loops():
+    """Algorithm 1 of arXiv 2104.14294, written out for 2 views of the teacher and 4 of the student."""
+    V, G, B, K, student_temp, teacher_temp = 4, 2, 3, 5, 0.1, 0.04
+    student_VBK, teacher_GBK = 0.2 * torch.randn(V, B, K, generator=numbers(16)), 0.2 * torch.randn(G, B, K, generator=numbers(17))
+    centre_K = 0.1 * torch.randn(K, generator=numbers(18))
+    total = pairs = 0.0
+    for g in range(G):
+        for v in range(V):
+            if v == g:
+                continue
+            pairs += 1
+            for b in range(B):
+                answer = softmax([(float(teacher_GBK[g, b, k]) - float(centre_K[k])) / teacher_temp for k in range(K)])
+                said = softmax([float(student_VBK[v, b, k]) / student_temp for k in range(K)])
+                total += -sum(p * math.log(q) for p, q in zip(answer, said)) / B
+    loss = dino_loss(student_VBK, teacher_GBK, centre_K, student_temp=student_temp, teacher_temp=teacher_temp)
+    assert pairs == 6 and float(loss) == pytest.approx(total / pairs, rel=1e-5)
+
+
+def test_no_gradient_reaches_the_teacher():
+    student_VBK = torch.randn(3, 2, 4, requires_grad=True)
+    teacher_GBK = torch.randn(2, 2, 4, requires_grad=True)
+    dino_loss(student_VBK, teacher_GBK, torch.zeros(4), student_temp=0.1, teacher_temp=0.04).backward()
+    assert teacher_GBK.grad is None and (student_VBK.grad.abs().sum(dim=(1, 2)) > 0).all()
+
+
+def test_the_centre_in_loops():
+    """Eq. 4: c <- m c + (1 - m) (1 / B) sum over images of the teacher's logits."""
+    centre_K, teacher_BK = torch.randn(4, generator=numbers(19)), torch.randn(6, 4, generator=numbers(20))
+    for k in range(4):
+        expected = 0.9 * float(centre_K[k]) + 0.1 * sum(float(teacher_BK[b, k]) for b in range(6)) / 6
+        assert float(next_centre(centre_K, teacher_BK.mean(dim=0), 0.9)[k]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_entropies_tell_the_two_collapses():
+    log_k = math.log(8)
+    uniform, same = torch.full((5, 8), 1 / 8), torch.eye(8)[[2] * 5]
+    assert [float(value) for value in entropies(uniform)] == pytest.approx([log_k, log_k])
+    assert [float(value) for value in entropies(same)] == pytest.approx([0, 0], abs=1e-9)
+    assert [float(value) for value in entropies(torch.eye(8))] == pytest.approx([0, log_k], abs=1e-6)  # what is wanted
+
+
+def tiny_dino() -> Dino:
+    torch.manual_seed(21)
+    encoder = VisionTransformer(image_size=(16, 24), patch_size=8, in_channels=1, num_classes=0, width=24, depth=2, heads=3)
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return Dino(encoder, hidden=10, bottleneck=6, prototypes=7).eval()
+
+
+def test_logits_are_cosines_with_the_prototypes():
+    head, x_BD = tiny_dino().head, torch.randn(3, 24, generator=numbers(22))
+    x_BE = head.mlp(x_BD)
+    for b in range(3):
+        for k in range(7):
+            dot = sum(float(x_BE[b, e]) * float(head.last_KE[k, e]) for e in range(6))
+            length = float(x_BE[b].norm()) * float(head.last_KE[k].norm())
+            assert float(head(x_BD)[b, k]) == pytest.approx(dot / length, abs=1e-5)
+
+
+def test_the_class_token_at_the_encoder_s_own_size_and_at_another():
+    model = tiny_dino()
+    img_BIYX = torch.randn(2, 1, 16, 24, generator=numbers(23))
+    torch.testing.assert_close(class_token(model.encoder, img_BIYX), model.encoder(img_BIYX).logits_BC)
+    from timm.layers import resample_abs_pos_embed
+
+    small = VisionTransformer(image_size=8, patch_size=8, in_channels=1, num_classes=0, width=24, depth=2, heads=3).eval()
+    positions = resample_abs_pos_embed(model.encoder.pos_embed, new_size=[1, 1], old_size=[2, 3], num_prefix_tokens=1)
+    small.load_state_dict(model.encoder.state_dict() | {"pos_embed": positions})
+    torch.testing.assert_close(class_token(model.encoder, img_BIYX[:, :, :8, 8:16]), small(img_BIYX[:, :, :8, 8:16]).logits_BC)
+
+
+def test_views_of_two_sizes_go_through_one_student_in_order():
+    model = tiny_dino()
+    large, small = torch.randn(4, 1, 16, 24, generator=numbers(24)), torch.randn(6, 1, 8, 16, generator=numbers(25))
+    logits = model(large, small)
+    torch.testing.assert_close(logits[:4], model(large))
+    torch.testing.assert_close(logits[4:], model(small))
+
+
+def test_the_teacher_starts_as_the_student_and_follows_it_in_loops():
+    recipe = dataclasses.replace(recipes.get("dino", "mu"), prototypes=7)
+    student, teacher = DinoMethod(recipe).build(recipe.build())
+    names = dict(student.named_parameters())
+    assert set(names) == {name for name, _ in teacher.named_parameters()}
+    assert all(torch.equal(value, names[name]) for name, value in teacher.named_parameters())
+    assert not any(value.requires_grad for value in teacher.parameters())
+    before = {name: value.clone() for name, value in teacher.named_parameters()}
+    with torch.no_grad():
+        for value in student.parameters():
+            value.add_(1.0)
+    follow(teacher, student, 0.9)
+    for name, value in teacher.named_parameters():
+        torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * names[name])
+
+
+def dino_answers(images_NYX: np.ndarray, steps: int, **changes) -> tuple[float, float]:
+    """A few steps of DINO on a mu model; returns the last `entropies` over log K."""
+    recipe = dataclasses.replace(recipes.get("dino", "mu"), drop_path=0.0, frozen_epochs=0, **changes)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    torch.manual_seed(0)
+    encoder = recipe.build()
+    start_weights(encoder, recipe.init)
+    method = DinoMethod(recipe)
+    student, teacher = method.build(encoder)
+    student, optimizer = fabric.setup(student, torch.optim.AdamW(student.parameters(), lr=recipe.lr))
+    for step in range(steps):
+        torch.manual_seed(step)
+        img_B1YX = torch.from_numpy(images_NYX[torch.randperm(len(images_NYX))[:16].numpy()])[:, None].float() / 255
+        loss, noted = method.loss(fabric, student, teacher, img_B1YX, Clock(step, 10**6, 10**6))
+        fabric.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(student, teacher, Clock(step, 10**6, 10**6))
+    return tuple(float(noted[name]) / math.log(recipe.prototypes) for name in ("answer_entropy", "mean_answer_entropy"))
+
+
+def test_centring_and_sharpening_together_prevent_both_collapses(store):
+    """Fig. 7 of the paper on a mu model. Without centring one prototype wins for every image; without sharpening (a teacher
+    as flat as temperature 1 makes it) every answer is uniform; with both, the answers are neither."""
+    images_NYX = np.array(loop.ImageStore.open(store).images_NYX)
+    both, mean = dino_answers(images_NYX, 30, lr=3e-3)
+    assert 0.1 < both < 0.9 and mean >= both - 1e-6
+    no_centre, mean = dino_answers(images_NYX, 30, lr=3e-3, centre_momentum=1.0)
+    assert no_centre < 0.01 and mean < 0.01
+    flat, _ = dino_answers(images_NYX, 30, lr=3e-3, teacher_temp_start=1.0, teacher_temp=1.0)
+    assert flat > 0.99
+
+
+def test_the_teacher_s_temperature_warms_up_along_a_line():
+    recipe = dataclasses.replace(recipes.get("dino", "mu"), teacher_temp_start=0.04, teacher_temp=0.07, teacher_temp_epochs=3.0)
+    method = DinoMethod(recipe)
+    got = [method.teacher_temp(Clock(step, 100, 10)) for step in (0, 15, 30, 99)]
+    assert got == pytest.approx([0.04, 0.055, 0.07, 0.07])
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tiny_store(tmp_path_factory.mktemp("data"), n=60).folder
+
+
+MU = {method: dataclasses.replace(recipes.get(method, "mu"), epochs=3) for method in ("gmml", "dino")}
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory) -> dict[str, Path]:
+    """A run of each method that nothing interrupted."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs")
+    for method, recipe in MU.items():
+        pretrain(recipe, store, out / method, device="cpu")
+    return {method: out / method for method in MU}
+
+
+def events(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    for name in ("last.safetensors", "encoder.safetensors"):
+        left, right = read_tensors(a / name)[0], read_tensors(b / name)[0]
+        assert set(left) == set(right) and len(left) > 10
+        for key in left:
+            assert torch.equal(left[key], right[key]), f"{name}: {key}"
+    assert events(a) == events(b)
+
+
+@pytest.mark.parametrize("method", MU)
+def test_the_run_folder_says_what_made_it_and_the_loss_falls(whole, store, method):
+    made = json.loads((whole[method] / "run.json").read_text())
+    meta = json.loads((store / "store.json").read_text())
+    assert made["recipe"]["method"] == method and made["recipe"]["seed"] == 0 and made["data"]["sha256"] == meta["sha256"]
+    assert "commit" in made and made["versions"]["torch"] == torch.__version__
+    result = json.loads((whole[method] / "result.json").read_text())
+    losses = [line["loss"] for line in events(whole[method]) if line["event"] == "epoch"]
+    assert result["epochs"] == 3 and result["steps"] == 3 * (result["images"] // 16) and result["loss"] == losses[-1]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("method", "stop"), [("gmml", 1), ("gmml", 5), ("dino", 3), ("dino", 4)])
+def test_a_run_that_dies_at_any_step_goes_on_to_the_same_bits(whole, store, tmp_path, monkeypatch, method, stop):
+    real, calls = loop.step, 0
+
+    def dies(*args):
+        nonlocal calls
+        if calls == stop:
+            raise RuntimeError("power cut")
+        calls += 1
+        return real(*args)
+
+    monkeypatch.setattr(loop, "step", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        pretrain(MU[method], store, tmp_path / "run", device="cpu", checkpoint_steps=2)
+    monkeypatch.setattr(loop, "step", real)
+    torch.rand(17)  # whatever the global generator did in between must not matter
+    pretrain(MU[method], store, tmp_path / "run", device="cpu")
+    assert_same_run(whole[method], tmp_path / "run")
+
+
+@pytest.mark.timeout(180)  # one interpreter that imports torch
+def test_a_killed_process_goes_on_to_the_same_bits(store, tmp_path):
+    recipe = dataclasses.replace(recipes.get("gmml", "mu"), epochs=20)
+    words = ["pretrain", "gmml", "mu", "--data", str(store), "--out", str(tmp_path / "killed"), "--epochs", "20"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cxrlib", *words, "--device", "cpu", "--checkpoint-steps", "1"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (tmp_path / "killed" / "last.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(float(np.random.default_rng().uniform(0, 0.3)))  # any step will do: a seed would test one for ever
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists(), "the run was over before the signal came: give it more epochs"
+    pretrain(recipe, store, tmp_path / "killed", device="cpu")
+    pretrain(recipe, store, tmp_path / "whole", device="cpu")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").glob(".*.part"))
+
+
+def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(whole, store, tmp_path, monkeypatch, capsys):
+    real, calls = loop.step, 0
+
+    def told(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "step", told)
+    words = ["pretrain", "dino", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--epochs", "3", "--device", "cpu"]
+    assert cli.main(words) == 128 + signal.SIGTERM
+    assert "stopped after step 4" in capsys.readouterr().out
+    monkeypatch.setattr(loop, "step", real)
+    assert cli.main(words) == 0
+    assert "going on with" in capsys.readouterr().out
+    assert_same_run(whole["dino"], tmp_path / "run")
+    before = (tmp_path / "run" / "last.safetensors").read_bytes()
+    assert cli.main(words) == 0 and "is finished" in capsys.readouterr().out
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_spares_the_last_good_state(store, tmp_path, monkeypatch):
+    from cxrlib.pretraining import methods
+
+    real, calls = methods.l1_on_corrupted, 0
+
+    def poisoned(*args):
+        nonlocal calls
+        calls += 1
+        return real(*args) * (float("nan") if calls == 4 else 1.0)
+
+    monkeypatch.setattr(methods, "l1_on_corrupted", poisoned)
+    with pytest.raises(CxrError, match="the loss is nan .* at step 4, .*last good state"):
+        pretrain(MU["gmml"], store, tmp_path / "run", device="cpu", checkpoint_steps=1)
+    tensors, progress = read_tensors(tmp_path / "run" / "last.safetensors")
+    assert progress["step"] == 3 and all(torch.isfinite(value).all() for value in tensors.values())
+
+
+@pytest.mark.parametrize("method", MU)
+def test_only_train_val_images_are_seen_and_all_of_them(store, tmp_path, monkeypatch, method):
+    real, seen = loop.step, []
+
+    def notes(run, rows, steps):
+        seen.extend(rows.tolist())
+        return real(run, rows, steps)
+
+    monkeypatch.setattr(loop, "step", notes)
+    pretrain(dataclasses.replace(MU[method], epochs=1, batch=4), store, tmp_path / "run", device="cpu")
+    table = loop.ImageStore.open(store).table
+    assert set(table["split"].iloc[seen]) == {"train_val"} and len(seen) == len(set(seen))
+    assert len(seen) == (table["split"] == "train_val").sum() // 4 * 4
+
+
+def test_labels_do_not_matter(whole, store, tmp_path, monkeypatch):
+    opened = loop.ImageStore.open
+
+    def without_labels(folder):
+        store = opened(folder)
+        store.labels_NC = None
+        return store
+
+    monkeypatch.setattr(loop.ImageStore, "open", without_labels)
+    pretrain(MU["gmml"], store, tmp_path / "run", device="cpu")
+    assert_same_run(whole["gmml"], tmp_path / "run")
+
+
+def test_what_is_wrong_is_one_line(whole, store, tmp_path, capsys):
+    words = ["pretrain", "gmml", "mu", "--data", str(store), "--out", str(whole["gmml"]), "--epochs", "3"]
+    wrong = {
+        "recipe lr = 0.003, now it is 0.1": [*words, "--lr", "0.1"],
+        "no field 'colour'": [*words, "--set", "colour=3"],
+        "'x' is not of that kind": [*words, "--set", "depth=x"],
+        "takes 2 numbers": [*words, "--set", "share=0.5"],
+        "align 5 must divide": [*words, "--set", "align=5"],
+        "no gmml recipe 'big'": ["pretrain", "gmml", "big", *words[3:]],
+        "no pre-training 'mae'": ["pretrain", "mae", "mu", *words[3:]],
+        "reads 96 px": ["pretrain", "gmml", "cpu", "--data", str(store), "--out", str(tmp_path / "run")],
+        "must tile them": ["pretrain", "dino", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--set", "local_size=12"],
+    }
+    for expected, arguments in wrong.items():
+        assert cli.main(arguments) == 2, arguments
+        said = capsys.readouterr().err
+        assert expected in said and said.count("\n") == 1
+
+
+# Into the models
+
+
+@pytest.mark.parametrize("method", MU)
+@pytest.mark.parametrize("kind", ["vit", "lt_vit", "c_tran", "query2label", "clarity"])
+def test_the_encoder_starts_every_model_of_the_library(whole, method, kind):
+    """Strictly: every tensor of the file is used, and only the model's own parts keep their start."""
+    path = whole[method] / "encoder.safetensors"
+    encoder = load_file(path)
+    options = {"token_noise": 0.0} if kind == "clarity" else {}
+    model = build_model(
+        kind, options, image_size=32, patch_size=8, in_channels=1, num_classes=3, width=24, depth=2, heads=3, stem="patch"
+    )
+    fresh = start_from(model, str(path))
+    state = model.state_dict()
+    assert "head.weight" in fresh or kind == "clarity"
+    for name, value in encoder.items():
+        got = state[name]
+        if kind == "clarity" and name in ("cls_token", "pos_embed"):
+            got = torch.cat([got[:, :1], got[:, 3:]], dim=1) if name == "pos_embed" else got[:, :1]
+        assert torch.equal(got, value), name
+    assert set(state) - set(encoder) == fresh
+
+
+def test_the_kept_encoder_is_gmml_s_own_and_dino_s_teacher(whole):
+    for method, part in (("gmml", "model."), ("dino", "ema.")):
+        state, _ = read_tensors(whole[method] / "last.safetensors")
+        encoder, header = read_tensors(whole[method] / "encoder.safetensors")
+        assert header["epoch"] == 3 and header["recipe"]["method"] == method
+        for name, value in encoder.items():
+            assert torch.equal(state[f"{part}encoder.{name}"], value)
+    assert any(not torch.equal(state[f"model.encoder.{name}"], value) for name, value in encoder.items())
+
+
+def test_a_run_may_start_from_weights(whole, store, tmp_path):
+    recipe = dataclasses.replace(MU["dino"], weights=str(whole["gmml"] / "encoder.safetensors"), epochs=1, lr=0.0, min_lr=0.0)
+    pretrain(recipe, store, tmp_path / "run", device="cpu")
+    first, second = load_file(whole["gmml"] / "encoder.safetensors"), load_file(tmp_path / "run" / "encoder.safetensors")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value)
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["weights_sha256"]) == 64

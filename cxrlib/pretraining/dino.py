@@ -101,8 +101,11 @@ class ProjectionHead(nn.Module):
 
 def class_token(encoder: VisionTransformer, img_BIYX: Tensor) -> Tensor:
     """The class token after the last norm, for images of any size that patches tile: positions are resampled to it."""
-    grid = [side // encoder.patch_size for side in img_BIYX.shape[-2:]]
-    positions_1ND = resample_abs_pos_embed(encoder.pos_embed, new_size=grid, num_prefix_tokens=1)
+    positions_1ND, grid = encoder.pos_embed, tuple(side // encoder.patch_size for side in img_BIYX.shape[-2:])
+    if grid != encoder.grid:
+        positions_1ND = resample_abs_pos_embed(
+            positions_1ND, new_size=list(grid), old_size=list(encoder.grid), num_prefix_tokens=1
+        )
     x_BPD = encoder.patch_embed(img_BIYX)
     x_BND = torch.cat([encoder.cls_token.expand(len(x_BPD), -1, -1), x_BPD], dim=1) + positions_1ND
     for block in encoder.blocks:
