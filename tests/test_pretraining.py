@@ -19,6 +19,7 @@ from tiny_store import tiny_store
 from torch import nn
 
 from cxrlib import cli
+from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.models import build_model
 from cxrlib.models.vit import VisionTransformer
@@ -183,7 +184,8 @@ def test_the_decoder_reads_the_mean_of_normed_layers_without_the_class_token():
     for block in model.encoder.blocks:
         block.register_forward_hook(lambda module, given, out: outputs.append(out[0]))
     painted_BIYX = model(img_BIYX)
-    normed = [nn.functional.layer_norm(outputs[k - 1], (24,), model.encoder.norm.weight, model.encoder.norm.bias, 1e-6) for k in (2, 3, 4)]
+    norm = model.encoder.norm
+    normed = [nn.functional.layer_norm(outputs[k - 1], (24,), norm.weight, norm.bias, 1e-6) for k in (2, 3, 4)]
     patches_BPD = (sum(normed) / 3)[:, 1:]
     for layer in (0, 2, 4):
         linear = model.decoder.mlp[layer]
@@ -320,12 +322,13 @@ def tiny_dino() -> Dino:
 
 def test_logits_are_cosines_with_the_prototypes():
     head, x_BD = tiny_dino().head, torch.randn(3, 24, generator=numbers(22))
-    x_BE = head.mlp(x_BD)
+    prototypes_KE = head.last_KE.detach()
+    x_BE, logits_BK = head.mlp(x_BD).detach(), head(x_BD).detach()
     for b in range(3):
         for k in range(7):
-            dot = sum(float(x_BE[b, e]) * float(head.last_KE[k, e]) for e in range(6))
-            length = float(x_BE[b].norm()) * float(head.last_KE[k].norm())
-            assert float(head(x_BD)[b, k]) == pytest.approx(dot / length, abs=1e-5)
+            dot = sum(float(x_BE[b, e]) * float(prototypes_KE[k, e]) for e in range(6))
+            length = float(x_BE[b].norm()) * float(prototypes_KE[k].norm())
+            assert float(logits_BK[b, k]) == pytest.approx(dot / length, abs=1e-5)
 
 
 def test_the_class_token_at_the_encoder_s_own_size_and_at_another():
@@ -388,7 +391,7 @@ def dino_answers(images_NYX: np.ndarray, steps: int, **changes) -> tuple[float, 
 def test_centring_and_sharpening_together_prevent_both_collapses(store):
     """Fig. 7 of the paper on a mu model. Without centring one prototype wins for every image; without sharpening (a teacher
     as flat as temperature 1 makes it) every answer is uniform; with both, the answers are neither."""
-    images_NYX = np.array(loop.ImageStore.open(store).images_NYX)
+    images_NYX = np.array(ImageStore.open(store).images_NYX)
     both, mean = dino_answers(images_NYX, 30, lr=3e-3)
     assert 0.1 < both < 0.9 and mean >= both - 1e-6
     no_centre, mean = dino_answers(images_NYX, 30, lr=3e-3, centre_momentum=1.0)
@@ -542,20 +545,20 @@ def test_only_train_val_images_are_seen_and_all_of_them(store, tmp_path, monkeyp
 
     monkeypatch.setattr(loop, "step", notes)
     pretrain(dataclasses.replace(MU[method], epochs=1, batch=4), store, tmp_path / "run", device="cpu")
-    table = loop.ImageStore.open(store).table
+    table = ImageStore.open(store).table
     assert set(table["split"].iloc[seen]) == {"train_val"} and len(seen) == len(set(seen))
     assert len(seen) == (table["split"] == "train_val").sum() // 4 * 4
 
 
 def test_labels_do_not_matter(whole, store, tmp_path, monkeypatch):
-    opened = loop.ImageStore.open
+    opened = ImageStore.open
 
     def without_labels(folder):
         store = opened(folder)
         store.labels_NC = None
         return store
 
-    monkeypatch.setattr(loop.ImageStore, "open", without_labels)
+    monkeypatch.setattr(ImageStore, "open", without_labels)
     pretrain(MU["gmml"], store, tmp_path / "run", device="cpu")
     assert_same_run(whole["gmml"], tmp_path / "run")
 
@@ -571,6 +574,7 @@ def test_what_is_wrong_is_one_line(whole, store, tmp_path, capsys):
         "no gmml recipe 'big'": ["pretrain", "gmml", "big", *words[3:]],
         "no pre-training 'mae'": ["pretrain", "mae", "mu", *words[3:]],
         "reads 96 px": ["pretrain", "gmml", "cpu", "--data", str(store), "--out", str(tmp_path / "run")],
+        "is a pre-training, which scores nothing": ["evaluate", str(whole["gmml"])],
         "must tile them": ["pretrain", "dino", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--set", "local_size=12"],
     }
     for expected, arguments in wrong.items():

@@ -122,7 +122,7 @@ def timm_state(model: nn.Module, name: str, classes: int = 0) -> dict[str, Tenso
     import timm
 
     if isinstance(model.patch_embed, ConvStem):
-        raise CxrError(f"timm's {name} cuts patches with one convolution, this model has a convolutional stem: build it with stem patch")
+        raise CxrError(f"timm's {name} has no convolutional stem, and this model has one: build it with the stem patch")
     options = {"img_size": model.image_size, "in_chans": model.patch_embed.proj.in_channels}
     try:
         donor = timm.create_model(name, pretrained=True, num_classes=classes, **options)

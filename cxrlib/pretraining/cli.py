@@ -5,6 +5,10 @@ import inspect
 
 from cxrlib.errors import CxrError
 from cxrlib.pretraining import recipes
+from cxrlib.pretraining.fields import PretrainRecipe, field_help
+
+NAMED = ("epochs", "batch", "lr", "seed", "weights")
+"""Fields with an option of their own, as `train` has them."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -14,13 +18,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         lines += [f"  {method} {name:<11}{inspect.getdoc(make).splitlines()[0]}" for name, make in makes.items()]
     for method, makes in recipes.RECIPES.items():
         lines += ["", f"fields of a {method} recipe (--set NAME=VALUE; several numbers: NAME=A,B):"]
-        helps = recipes.field_help(type(makes["mu"]()))
+        helps = field_help(type(makes["mu"]()))
         lines += [f"  {name:<20}{' '.join(text.split())}" for name, text in helps.items() if name != "name"]
     parser = subparsers.add_parser(
         "pretrain",
         help="train an encoder on images alone, without labels",
-        description="Pre-train an encoder by GMML or DINO on the train_val images of a store; no label is read. The same command "
-        "again goes on with a run that was stopped or killed. RUN/encoder.safetensors is what training starts from.",
+        description="Pre-train an encoder by GMML or DINO on the train_val images of a store; no label is read. The same "
+        "command again goes on with a run that was stopped or killed. Training starts from RUN/encoder.safetensors.",
         epilog="\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -28,8 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", default="cpu", help="see below; cpu if none is named")
     parser.add_argument("--data", required=True, metavar="STORE", help="a store made by prepare")
     parser.add_argument("--out", required=True, metavar="RUN", help="the run folder: new, or one to go on with")
-    for name in ("epochs", "batch", "lr", "seed", "weights"):
-        parser.add_argument(f"--{name}", help=recipes.field_help(recipes.PretrainRecipe)[name])
+    for name in NAMED:
+        parser.add_argument(f"--{name}", help=field_help(PretrainRecipe)[name])
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other field; may be repeated")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
@@ -41,8 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pre-trains; 0 when finished, 128 + signal when stopped by one."""
-    named = [f"{name}={getattr(args, name)}" for name in ("epochs", "batch", "lr", "seed", "weights") if getattr(args, name) is not None]
-    recipe = recipes.changed(recipes.get(args.method, args.recipe), named + args.set)
+    named = {name: getattr(args, name) for name in NAMED}
+    settings = [f"{name}={value}" for name, value in named.items() if value is not None]
+    recipe = recipes.changed(recipes.get(args.method, args.recipe), settings + args.set)
     if args.devices < 1:
         raise CxrError(f"--devices {args.devices}: ask for at least one")
     from cxrlib.pretraining import pretrain

@@ -21,68 +21,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from timm.optim import param_groups_weight_decay
-from torch import nn
 from tqdm import tqdm
 
 from cxrlib.data.augment import to_float
-from cxrlib.data.feed import epoch_order, steps_per_epoch
-from cxrlib.data.store import ImageStore
+from cxrlib.data.feed import epoch_order
 from cxrlib.errors import CxrError
 from cxrlib.io import read_json, write_json
-from cxrlib.models.weights import start_from
 from cxrlib.pretraining.clock import Clock, cosine
-from cxrlib.pretraining.methods import METHODS
-from cxrlib.pretraining.recipes import PretrainRecipe
-from cxrlib.training.checkpoint import load_checkpoint, save_checkpoint, sweep, write_tensors
+from cxrlib.pretraining.fields import PretrainRecipe
+from cxrlib.pretraining.setup import Run, setup
+from cxrlib.training.checkpoint import save_checkpoint, write_tensors
 from cxrlib.training.loop import seed_step
 from cxrlib.training.optim import set_lr, warmup_cosine
-from cxrlib.training.runs import Log, start_or_resume
-from cxrlib.training.setup import make_fabric
 from cxrlib.training.signals import Signals
-from cxrlib.training.start import start_weights
 
 ENCODER = "encoder.safetensors"
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run is: all that a checkpoint needs beside the tensors."""
-
-    step: int = 0
-    """Optimizer steps done."""
-    epoch: int = 0
-    """Epochs done."""
-    loss_sum: float = 0.0
-    """Sum of this epoch's losses so far."""
-    epoch_loss: float | None = None
-    """Mean loss of the newest whole epoch."""
-    seconds: float = 0.0
-    """Time spent, over all resumptions."""
-    cpu_seconds: float = 0.0
-    """Processor time of the main process, all its threads together."""
-
-
-@dataclasses.dataclass
-class Run:
-    """What `setup` made and `fit` works with."""
-
-    recipe: PretrainRecipe
-    method: object
-    store: ImageStore
-    rows: np.ndarray
-    folder: Path
-    fabric: Fabric
-    model: nn.Module
-    follower: nn.Module
-    optimizer: torch.optim.Optimizer
-    progress: Progress
-    log: Log
-
-    @property
-    def epoch_steps(self) -> int:
-        return steps_per_epoch(len(self.rows), self.recipe.batch)
 
 
 def pretrain(
@@ -121,45 +74,6 @@ def pretrain(
     return fit(run, checkpoint_minutes=checkpoint_minutes, checkpoint_steps=checkpoint_steps)
 
 
-def setup(recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: str, devices: int) -> Run:
-    """Opens the data, builds the model, puts back the last checkpoint if there is one."""
-    store, folder = ImageStore.open(data), Path(out)
-    if store.size != recipe.image_size:
-        raise CxrError(
-            f"{data} holds images of {store.size} px, the recipe {recipe.name} reads {recipe.image_size} px: "
-            f"prepare the folder again with --size {recipe.image_size}"
-        )
-    rows = np.asarray(store.where(split="train_val"))
-    if len(rows) < 2:
-        raise CxrError(f"{data} has {len(rows)} images of the train_val list, which pre-training learns from: prepare more")
-    fabric = make_fabric(device, devices)
-    if recipe.batch % fabric.world_size:
-        raise CxrError(f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
-    torch.manual_seed(recipe.seed)
-    encoder = recipe.build()
-    start_weights(encoder, recipe.init)
-    if recipe.weights:
-        start_from(encoder, recipe.weights)
-    method = METHODS[recipe.method](recipe)
-    model, follower = method.build(encoder)
-    if fabric.global_rank == 0:
-        start_or_resume(folder, recipe, store)
-        sweep(folder)
-    fabric.barrier()
-    no_decay = {f"encoder.{name}" for name in encoder.no_weight_decay()}
-    groups = param_groups_weight_decay(model, weight_decay=1.0, no_weight_decay_list=no_decay)
-    for group in groups:
-        group["decay_scale"] = group["weight_decay"]  # 0 for biases, norms, positions and class token, 1 for the rest
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
-    follower = follower.to(fabric.device)
-    model, optimizer = fabric.setup(model, optimizer)
-    saved = load_checkpoint(folder, model=model.module, ema=follower, optimizer=optimizer.optimizer)
-    progress = Progress(**saved) if saved else Progress()
-    fabric.barrier()
-    log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
-    return Run(recipe, method, store, rows, folder, fabric, model, follower, optimizer, progress, log)
-
-
 def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     """Epochs of steps; the encoder is written after each."""
     recipe, fabric, progress, main = run.recipe, run.fabric, run.progress, run.fabric.global_rank == 0
@@ -189,8 +103,9 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 loss, norm, extras = step(run, rows[fabric.global_rank :: fabric.world_size], steps)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise CxrError(
-                        f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {progress.step + 1}, so pre-training "
-                        f"cannot go on: the last good state stays in {run.folder}; lower the learning rate, or look at the data"
+                        f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {progress.step + 1}, so "
+                        f"pre-training cannot go on: the last good state stays in {run.folder}; lower the learning rate, or "
+                        "look at the data"
                     )
                 progress.step += 1
                 progress.loss_sum += loss
@@ -277,6 +192,7 @@ def end_epoch(run: Run, seconds: float) -> None:
             event="epoch", epoch=progress.epoch, step=progress.step, loss=progress.epoch_loss, seconds=round(seconds, 1)
         )
         tqdm.write(
-            f"epoch {progress.epoch}/{run.recipe.epochs}  loss {progress.epoch_loss:.4f}  {seconds / 60:.1f} min", file=sys.stdout
+            f"epoch {progress.epoch}/{run.recipe.epochs}  loss {progress.epoch_loss:.4f}  {seconds / 60:.1f} min",
+            file=sys.stdout,
         )
         sys.stdout.flush()

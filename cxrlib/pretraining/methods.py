@@ -12,7 +12,7 @@ from cxrlib.models.vit import VisionTransformer
 from cxrlib.pretraining.clock import Clock, cosine
 from cxrlib.pretraining.dino import Dino, Teacher, dino_loss, entropies, follow, next_centre, sharpened
 from cxrlib.pretraining.gmml import Gmml, corrupt, l1_on_corrupted
-from cxrlib.pretraining.recipes import DinoRecipe, GmmlRecipe
+from cxrlib.pretraining.fields import DinoRecipe, GmmlRecipe
 from cxrlib.pretraining.views import View, draw_view
 
 
@@ -106,4 +106,5 @@ class DinoMethod:
         return follower.encoder
 
 
-METHODS = {"gmml": GmmlMethod, "dino": DinoMethod}
+Method = GmmlMethod | DinoMethod
+METHODS: dict[str, type[Method]] = {"gmml": GmmlMethod, "dino": DinoMethod}

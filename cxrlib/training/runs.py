@@ -106,6 +106,8 @@ def read_run(folder: str | Path) -> dict:
     if not (folder / "run.json").exists():
         raise CxrError(f"{folder} is no run folder (it has no run.json): name the --out of a training")
     stored = read_json(folder / "run.json")
+    if "method" in stored["recipe"]:
+        raise CxrError(f"{folder} is a pre-training, which scores nothing: train with --weights {folder}/encoder.safetensors")
     return stored | {"recipe": Recipe.from_json(stored["recipe"])}
 
 
