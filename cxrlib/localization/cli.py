@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 from cxrlib.errors import CxrError
-from cxrlib.findings import canonical
 from cxrlib.localization import sheet
 from cxrlib.localization.maps import MAP_METHODS, map_method
 from cxrlib.localization.pixels import pixels_of
 from cxrlib.localization.predictions import read_predictions
 from cxrlib.localization.protocol import OBJECTIVES, SEEDS, first_boxes, sweep_of
+from cxrlib.localization.readers import our_name, read_annotations
 from cxrlib.localization.report import Report, Row, as_text, findings_of, fixed_row, map_rows, report_of, write
 from cxrlib.localization.runs import load_run, maps_of_model
 from cxrlib.localization.stream import candidates, read_maps
@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--method", nargs="+", metavar="METHOD", help="how maps are made (below); several give one table. Default: all that fit")
     parser.add_argument("--boxes", metavar="CSV", help="instead of a run: boxes that somebody predicted")
     parser.add_argument("--maps", metavar="FOLDER", help="instead of a run: maps that somebody saved, one .npz per image")
-    parser.add_argument("--data", metavar="STORE|FOLDER", help="where the true boxes are; default: the store that the run was trained on")
+    parser.add_argument("--data", metavar="STORE|FOLDER|FILE", help="where the true boxes are: a store, a data set's folder, or a file of ChestX-Det, CheXlocalize, VinDr, RSNA or COCO; default: the store that the run was trained on")
     parser.add_argument("--metadata", metavar="DIR", help="another folder with NIH's tables")
     parser.add_argument("--split", default="test", choices=("test", "train_val", "all"), help="default: test")
     parser.add_argument("--truth", metavar="CSV", help="other true boxes, in NIH's format, such as a phantom cohort's boxes_all.csv")
@@ -61,10 +61,12 @@ def run(args: argparse.Namespace) -> int:
     """Scores, writes and prints."""
     _check(args)
     data = args.data or read_run(args.run)["store"]
-    studies = open_data(data, metadata=args.metadata)
-    findings = tuple(dict.fromkeys(canonical(name) for name in args.findings)) if args.findings else None
-    split = None if args.split == "all" else args.split
-    truth = truth_of(studies, split=split, findings=findings, boxes=args.truth)
+    findings = tuple(dict.fromkeys(our_name(name) for name in args.findings)) if args.findings else None
+    if Path(data).is_file():  # another set's boxes, without its images
+        studies, truth = None, read_annotations(data).truth(findings=findings)
+    else:
+        studies = open_data(data, metadata=args.metadata)
+        truth = truth_of(studies, split=None if args.split == "all" else args.split, findings=findings, boxes=args.truth)
     pairs = sheet.chosen_pairs(truth.boxes)
     kept: dict = {}
     about = {"split": args.split, "command": "localize", "versions": versions(), "commit": git_commit()}
@@ -96,6 +98,8 @@ def _check(args: argparse.Namespace) -> None:
         raise CxrError("--method says how maps are made of a run: leave it out with --boxes or --maps")
     if args.frame is not None and not args.boxes:
         raise CxrError("--frame belongs to --boxes: maps always cover the whole image")
+    if args.run and args.data and Path(args.data).is_file():
+        raise CxrError(f"{args.data} has boxes but no images, and a run needs images: give a store or a data set's folder")
     if args.resamples < 2 or args.seeds < 1 or args.size < 8:
         raise CxrError("--resamples must be at least 2 (better 1000), --seeds at least 1, --size at least 8")
 
@@ -122,7 +126,7 @@ def _score_maps(args, studies, truth: Truth, pairs, kept: dict, findings):
         return rows, thresholds, predicted, [f"maps of {name}"], f"maps of {name}", {}
     device = find_device(args.device)
     model, recipe, known = load_run(args.run, device=device)
-    known = tuple(_our_name(name) for name in known)
+    known = tuple(our_name(name) for name in known)
     missing = [finding for finding in dict.fromkeys(truth.boxes["finding"]) if finding not in known]
     if missing:
         raise CxrError(f"the run has no output for {', '.join(missing)}, which has true boxes: leave it out of the score with --findings")
@@ -144,14 +148,6 @@ def _score_maps(args, studies, truth: Truth, pairs, kept: dict, findings):
     return rows, thresholds, predicted, header, f"{recipe.name}, {methods[0]}", about
 
 
-def _our_name(name: str) -> str:
-    """NIH's name of an output, so that a model trained on CheXpert can be scored on NIH's boxes; else the name itself."""
-    try:
-        return canonical(name)
-    except CxrError:
-        return name
-
-
 def fitting_methods(model) -> list[str]:
     """The methods that fit a model, its own first; those without a model last."""
     from cxrlib.localization.attribution import fits
@@ -163,6 +159,8 @@ def fitting_methods(model) -> list[str]:
 
 def _picture(studies, truth: Truth, pairs, report: Report, kept: dict, name: str) -> bytes | None:
     """The contact sheet; None if the data has no images."""
+    if studies is None:
+        return None
     with pixels_of(studies, list(pairs["image"])) as store:
         if store is None:
             return None

@@ -65,7 +65,7 @@ def fixed_row(name: str, how: str, truth: pd.DataFrame, predicted: pd.DataFrame,
 
 def crossed_row(name: str, how: str, fitted: CrossFitted, findings: tuple[str, ...], resamples: int) -> Row:
     """A row whose boxes were scored out of sample, half by half."""
-    spread = np.nanstd(fitted.macro_HQ, axis=0, ddof=1) if len(fitted.macro_HQ) > 1 else None
+    spread = np.std(fitted.macro_HQ, axis=0, ddof=1)  # NaN where a half has no value
     return Row(name, how, fitted.matched, score(fitted.matched, findings=findings, resamples=resamples), spread)
 
 
@@ -208,7 +208,7 @@ def write(report: Report, out: Path, *, about: dict[str, Any], picture: bytes | 
 
 
 def _short(measure: str) -> str:
-    return measure.replace("iou>0", "T=").replace("T=.", "T=.") if measure.startswith("iou>") else measure
+    return measure.replace("iou>0", "T=") if measure.startswith("iou>") else measure
 
 
 def _cell(value: float) -> str:
