@@ -18,6 +18,7 @@ NAMES = [
     "04_attention_by_hand",
     "05_the_encoder",
     "06_training_a_classifier",
+    "07_label_tokens",
 ]
 
 

@@ -14,6 +14,7 @@ TITLES: dict[int, str] = {
     4: "Attention by hand",
     5: "The encoder, equal to timm's",
     6: "Training a multi-label classifier",
+    7: "Label tokens and one-way attention",
 }
 """Chapter titles; `course.start` prints them, and a test compares them with each chapter's own heading."""
 
