@@ -476,8 +476,8 @@ def test_a_run_that_dies_at_any_step_goes_on_to_the_same_bits(whole, store, tmp_
 
 @pytest.mark.timeout(180)  # one interpreter that imports torch
 def test_a_killed_process_goes_on_to_the_same_bits(store, tmp_path):
-    recipe = dataclasses.replace(recipes.get("gmml", "mu"), epochs=20)
-    words = ["pretrain", "gmml", "mu", "--data", str(store), "--out", str(tmp_path / "killed"), "--epochs", "20"]
+    recipe = dataclasses.replace(recipes.get("gmml", "mu"), epochs=12)
+    words = ["pretrain", "gmml", "mu", "--data", str(store), "--out", str(tmp_path / "killed"), "--epochs", "12"]
     process = subprocess.Popen(
         [sys.executable, "-m", "cxrlib", *words, "--device", "cpu", "--checkpoint-steps", "1"],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -485,7 +485,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(store, tmp_path):
     while not (tmp_path / "killed" / "last.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(float(np.random.default_rng().uniform(0, 0.3)))  # any step will do: a seed would test one for ever
+    time.sleep(float(np.random.default_rng().uniform(0, 0.15)))  # any step will do: a seed would test one for ever
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "result.json").exists(), "the run was over before the signal came: give it more epochs"
