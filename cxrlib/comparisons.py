@@ -95,19 +95,21 @@ def lt_vit_rivals_gmml() -> Comparison:
 
 def lt_vit_layers() -> Comparison:
     """Where label tokens enter, for how many layers they stay, which way they may speak, and how they begin."""
+    start = "gmml:lt_cpu"
     rows = (
-        lt_row("lt_vit_3_1", "N1 = 3, N2 = 1", "lt_vit", n2=1),
-        lt_row("lt_vit", "N1 = 2, N2 = 2", "lt_vit"),
-        lt_row("lt_vit_0_4", "N1 = 0, N2 = 4", "lt_vit", n2=4),
-        lt_row("lt_vit_joint", "N1 = 2, N2 = 2, joint flow", "lt_vit", flow="joint"),
-        lt_row("lt_vit_std", "N1 = 2, N2 = 2, tokens from 0.2", "lt_vit", token_std=0.2),
+        lt_row("lt_vit_3_1_gmml", "N1 = 3, N2 = 1", "lt_vit", start, n2=1),
+        lt_row("lt_vit_gmml", "N1 = 2, N2 = 2", "lt_vit", start),
+        lt_row("lt_vit_0_4_gmml", "N1 = 0, N2 = 4", "lt_vit", start, n2=4),
+        lt_row("lt_vit_joint_gmml", "N1 = 2, N2 = 2, joint flow", "lt_vit", start, flow="joint"),
+        lt_row("lt_vit", "N1 = 2, N2 = 2, random start", "lt_vit"),
+        lt_row("lt_vit_std", "the same, tokens from 0.2", "lt_vit", token_std=0.2),
     )
     return Comparison(
         "lt_vit_layers",
-        "Where the label tokens enter, on phantoms",
-        "How many layers before the label tokens (N1), and how many with them (N2)?",
+        "Where the label tokens enter, from a GMML start, on phantoms",
+        "How many layers before the label tokens (N1), how many with them (N2), which way may they speak, how do they begin?",
         rows,
-        "lt_vit",
+        "lt_vit_gmml",
         (*LT_COMMANDS, "python -m cxrlib compare lt_vit_layers --data STORE --out FOLDER"),
     )
 
