@@ -212,6 +212,14 @@ def test_background_suppression_has_no_gradient_in_its_denominator_and_none_beyo
     assert background.grad[1] == 0
 
 
+def test_an_empty_mask_still_gets_a_gradient():
+    """Then background and whole are the same, but for rounding; only this term can open the mask again."""
+    full = torch.tensor([-1.0, 2.0, 2.0])
+    background = (full + torch.tensor([0.0, 2e-4, 0.1])).requires_grad_()
+    background_suppression(background, full).backward()
+    assert (background.grad[:2] > 0).all() and background.grad[2] == 0
+
+
 def test_background_suppression_nears_zero_as_the_background_falls_silent():
     values = [background_suppression(torch.tensor([b]), torch.tensor([1.0])).item() for b in (0.9, 0.0, -3.0, -30.0)]
     assert values == sorted(values, reverse=True) and values[-1] < 1e-6 < values[0] < 1
@@ -263,12 +271,14 @@ IMAGES_BIYX = torch.randn(2, 1, 40, 32, generator=torch.Generator().manual_seed(
 
 
 def test_sum_of_all_terms():
-    weights = Weights(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, teacher=0.25)
+    weights = Weights(
+        full=0.7, orthogonal=0.1, contrastive=0.2, proximity=0.3, confinement=0.4, area=0.5, background=0.6, teacher=0.25
+    )
     out = clarity_forward(tiny_clarity(), IMAGES_BIYX, LABELS_BC, weights)
     teacher_BC = torch.randn(2, 3)
     terms = clarity_terms(out, LABELS_BC, regions(), teacher_BC, weights=weights)
     assert set(terms) == {"class_tokens", "foreground", *Weights._fields} - {"teacher"}
-    plain = sum(terms[name].item() for name in ("class_tokens", "foreground"))
+    plain = sum(terms[name].item() for name in ("class_tokens", "foreground")) + 0.7 * terms["full"].item()
     tokens = 0.1 * terms["orthogonal"].item() + 0.2 * terms["contrastive"].item()
     masks = sum(w * terms[n].item() for n, w in zip(("proximity", "confinement", "area", "background"), (0.3, 0.4, 0.5, 0.6)))
     assert masks > 0.1
@@ -277,7 +287,7 @@ def test_sum_of_all_terms():
 
 
 def test_terms_of_weight_zero_are_not_computed():
-    off = Weights(orthogonal=0, proximity=0, confinement=0, area=0, background=0)
+    off = Weights(full=0, orthogonal=0, proximity=0, confinement=0, area=0, background=0)
     out = clarity_forward(tiny_clarity(), IMAGES_BIYX, LABELS_BC, off)
     assert out.layers_QBCD is None and out.background_logits_G is None
     assert set(clarity_terms(out, LABELS_BC, weights=off)) == {"class_tokens", "foreground"}
@@ -318,7 +328,7 @@ def test_descending_the_mask_terms_confines_the_heatmap():
     outside = []
     for _ in range(25):
         out = clarity_forward(model, IMAGES_BIYX, LABELS_BC, weights)
-        outside.append(float(mask_confinement(out.heatmap_BCyx, region)))
+        outside.append(mask_confinement(out.heatmap_BCyx, region).item())
         weighted_sum(clarity_terms(out, LABELS_BC, region, weights=weights), weights).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -456,3 +456,19 @@ def test_bad_options_get_one_clear_line(options, says):
     with pytest.raises(CxrError, match=says) as caught:
         tiny(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_stacked_explicit_attention_gives_the_same_scores_and_maps():
+    """The rival of the bench: it costs more and says the same."""
+    from cxrlib.bench_clarity import stacked
+    from cxrlib.stopwatch import peak_bytes
+
+    model, img_BIYX = tiny(), images()
+    out, (logits_BC, attention_BCyx) = model(img_BIYX, maps=True), stacked(model, img_BIYX)
+    torch.testing.assert_close(logits_BC, out.logits_BC)
+    torch.testing.assert_close(attention_BCyx, out.attention_BCyx, atol=1e-6, rtol=1e-5)
+    with torch.inference_mode():
+        large = Clarity(num_classes=5, **(SIZES | {"image_size": 160, "depth": 8})).eval()
+        img_BIYX = torch.randn(1, 1, 160, 160)
+        ours, theirs = peak_bytes(lambda: large(img_BIYX, maps=True)), peak_bytes(lambda: stacked(large, img_BIYX))
+        assert ours < theirs / 6  # eight layers of whole maps against one layer's rows

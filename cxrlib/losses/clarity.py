@@ -23,9 +23,14 @@ from cxrlib.losses.distilled import distilled_bce
 from cxrlib.models.clarity import Clarity, ClarityOutput
 
 
+MASK_TERMS = ("proximity", "confinement", "area", "background")
+
+
 class Weights(NamedTuple):
     """How much each term counts; 0 switches it off. The paper's values are in no source at hand: these are our start."""
 
+    full: float = 1.0
+    """Cross-entropy of SegmentCAM's logits without a mask: see `clarity_terms`."""
     orthogonal: float = 0.1
     contrastive: float = 0.0
     proximity: float = 1.0
@@ -34,6 +39,11 @@ class Weights(NamedTuple):
     background: float = 1.0
     teacher: float = 0.5
     """kappa: the teacher's part of the targets, where there is a teacher."""
+
+
+    def without_masks(self) -> "Weights":
+        """The same with the mask terms off."""
+        return self._replace(**dict.fromkeys(MASK_TERMS, 0.0))
 
 
 class Counts(NamedTuple):
@@ -69,7 +79,11 @@ def clarity_terms(
 ) -> dict[str, Tensor]:
     """Every term that is switched on, before its weight.
 
-        L = L_cls(class tokens) + L_cls(foreground) + l_o OCT + l_c CCT + l_p PRX + l_n CNF + l_a AC + l_b BAS
+        L = L_cls(class tokens) + L_cls(foreground) + l_f L_cls(full) + l_o OCT + l_c CCT + l_p PRX + l_n CNF + l_a AC + l_b BAS
+
+    L_cls(full), the cross-entropy of SegmentCAM's logits without a mask, is BAS's (its first score), not named in CLARiTy's
+    summary. Without it the heads learn from the foreground alone: once the mask of a finding is empty they learn nothing, what
+    they say stays nothing, and no gradient can open the mask again.
 
     Args:
         out: From `clarity_forward`. Without SegmentCAM it has no heatmap, and the mask terms fall away.
@@ -102,6 +116,8 @@ def clarity_terms(
     if out.heatmap_BCyx is None:
         return terms
     terms["foreground"] = classification(out.foreground_logits_BC)
+    if weights.full:
+        terms["full"] = classification(out.full_logits_BC)
     if (weights.proximity or weights.confinement) and region_BCyx is None:
         raise CxrError("proximity and confinement need the findings' regions: make priors for the store, or set their weights to 0")
     pairs = counts.images * labels_BC.shape[1]
@@ -123,9 +139,7 @@ def weighted_sum(terms: dict[str, Tensor], weights: Weights, *, ramp: float = 1.
     Args:
         terms: From `clarity_terms`.
         weights: The same as there.
-        ramp: From 0 to 1, a factor on the four mask terms: they should grow in over the first epochs, when the heatmap knows
-            nothing yet (our decision).
+        ramp: From 0 to 1, a factor on the four mask terms, by which they grow in (our decision).
     """
-    masks = ("proximity", "confinement", "area", "background")
     factors = {"class_tokens": 1.0, "foreground": 1.0} | weights._asdict()
-    return torch.stack([factors[name] * (ramp if name in masks else 1.0) * term for name, term in terms.items()]).sum()
+    return torch.stack([factors[name] * (ramp if name in MASK_TERMS else 1.0) * term for name, term in terms.items()]).sum()

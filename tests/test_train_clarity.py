@@ -1,0 +1,142 @@
+"""CLARiTy's objective: the right rows, regions and teacher's words for each view, and mask terms that wait."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import cxrlib  # noqa: F401  (before timm: see cxrlib._compat)
+from cxrlib import recipes
+from cxrlib.data import prepare, read_nih
+from cxrlib.data.augment import augment, normalise, to_float
+from cxrlib.data.feed import training_batches
+from cxrlib.distillation import LogitStore, Teacher, make_logits
+from cxrlib.errors import CxrError
+from cxrlib.losses.clarity import Weights, clarity_forward, clarity_terms, weighted_sum
+from cxrlib.models import Clarity
+from cxrlib.phantom import write_cohort
+from cxrlib.priors import make_priors, phantom_source
+from cxrlib.priors.moving import move_regions, to_patches
+from cxrlib.training.clarity import ClarityObjective, batch_rows
+from cxrlib.training.start import start_head_at_prevalence, start_weights
+
+RECIPE = dataclasses.replace(recipes.mu(), image_size=48, batch=16)
+SIZES = {"image_size": 48, "patch_size": 8, "in_channels": 1, "width": 64, "depth": 3, "heads": 4, "stem": "conv"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """60 phantoms with their exact anatomy as priors."""
+    folder = tmp_path_factory.mktemp("clarity")
+    write_cohort(folder / "phantom", n=60, size=48, seed=1, prevalence="enriched", progress=False)
+    store = prepare(read_nih(folder / "phantom"), folder / "store", size=48)
+    source = phantom_source(store, 48, folder / "phantom")
+    return store, make_priors(store, folder / "priors", source="phantom", structures_of=source, size=48)
+
+
+def batches(store, rows, epoch):
+    """What the training loop shows: (img_BIYX, labels, rows, matrices)."""
+    for number, batch in enumerate(
+        training_batches(store.images_NYX, store.labels_NC, rows, batch=RECIPE.batch, seed=RECIPE.seed, epoch=epoch)
+    ):
+        img_BIYX, matrix_B23 = augment(to_float(batch.img_BYX), batch.draws_BK, RECIPE.ranges)
+        rows_B = batch_rows(rows, batch=RECIPE.batch, seed=RECIPE.seed, epoch=epoch, number=number)
+        yield normalise(img_BIYX, mean=(0.5,), std=(0.25,)), batch.labels_BC, rows_B, matrix_B23
+
+
+@pytest.mark.parametrize("rank, world", [(0, 1), (1, 2)])
+def test_batch_rows_are_those_of_the_feed(data, rank, world):
+    store, _ = data
+    rows = np.asarray(store.where(split="train_val"))
+    for number, batch in enumerate(
+        training_batches(store.images_NYX, store.labels_NC, rows, batch=10, seed=3, epoch=2, rank=rank, world=world)
+    ):
+        rows_B = batch_rows(rows, batch=10, seed=3, epoch=2, number=number, rank=rank, world=world)
+        assert np.array_equal(store.images_NYX[rows_B], batch.img_BYX.numpy())
+
+
+def test_the_objective_is_the_sum_of_its_terms_on_the_moved_regions_and_the_teachers_words(data, tmp_path):
+    store, priors = data
+    rows = np.asarray(store.where(split="train_val"))
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(RECIPE, width=24, depth=1)
+    teacher = Teacher(recipe.build(14).eval(), recipe, store.findings, "0" * 64, "vit")
+    torch.nn.init.normal_(teacher.model.head.weight)
+    views = {"seed": RECIPE.seed, "epochs": 2, "ranges": RECIPE.ranges}
+    make_logits(store, tmp_path, teacher, rows=rows, **views)
+    logits = LogitStore.open(tmp_path, store, rows, **views)
+    findings = ("Mass", "Effusion", "Cardiomegaly")
+    model = Clarity(num_classes=3, **SIZES)
+    model.start_at(torch.tensor([-2.0, -1.0, 1.0]))  # at 0 a teacher's word would not change the cross-entropy
+    weights = Weights(contrastive=0.2)
+    objective = ClarityObjective(
+        findings=findings, grid=model.grid, image_size=48, weights=weights, priors=priors, teacher=logits,
+        wait_epochs=0.0, ramp_epochs=4.0,
+    )  # fmt: skip
+    columns = [store.findings.index(name) for name in findings]
+    img_BIYX, labels_BC, rows_B, matrix_B23 = next(batches(store, rows, 1))
+    loss = objective(model, img_BIYX, labels_BC[:, columns], rows_B=rows_B, matrix_B23=matrix_B23, epoch=1, done=1.0)
+
+    region_BCyx = to_patches(move_regions(priors.regions(rows_B)[:, columns], matrix_B23, image=48), (6, 6))
+    said_BC = teacher.logits(img_BIYX * 0.25 + 0.5)[:, columns]
+    out = clarity_forward(model, img_BIYX, labels_BC[:, columns], weights)
+    terms = clarity_terms(out, labels_BC[:, columns], region_BCyx, said_BC, weights=weights)
+    torch.testing.assert_close(loss, weighted_sum(terms, weights, ramp=0.25), atol=1e-3, rtol=1e-3)  # logits have 16 bits
+    assert 0.05 < region_BCyx.mean() < 0.95 and len(terms) == 9
+    other = weighted_sum(clarity_terms(out, labels_BC[:, columns], region_BCyx, weights=weights), weights, ramp=0.25)
+    assert abs(loss.item() - other.item()) > 0.01  # the teacher does say something else
+    with pytest.raises(CxrError, match="priors"):
+        dataclasses.replace(objective, priors=None)(
+            model, img_BIYX, labels_BC[:, columns], rows_B=rows_B, matrix_B23=matrix_B23, epoch=1, done=1.0
+        )
+
+
+def test_mask_terms_wait_and_grow(data):
+    """While they wait nothing of them reaches the heatmap, not even a little: Adam would make it much."""
+    store, priors = data
+    rows = np.asarray(store.where(split="train_val"))
+    torch.manual_seed(0)
+    model = Clarity(num_classes=14, **SIZES)
+    objective = ClarityObjective(findings=store.findings, grid=model.grid, image_size=48, priors=priors, wait_epochs=2.0, ramp_epochs=4.0)
+    img_BIYX, labels_BC, rows_B, matrix_B23 = next(batches(store, rows, 0))
+
+    def loss(done: float) -> float:
+        model.zero_grad()
+        value = objective(model, img_BIYX, labels_BC, rows_B=rows_B, matrix_B23=matrix_B23, epoch=0, done=done)
+        value.backward()
+        return value.item()
+
+    waiting = [loss(0.0), loss(1.9), loss(2.0)]
+    assert waiting[0] == waiting[1] == waiting[2]
+    assert model.segment_cam.heatmap[0].bias.grad.abs().max() == 0  # the heads say nothing yet, so the mask changes nothing
+    growing = [loss(3.0) - waiting[0], loss(4.0) - waiting[0], loss(6.0) - waiting[0], loss(20.0) - waiting[0]]
+    assert growing[0] > 0.1 and growing[1] == pytest.approx(2 * growing[0], rel=1e-4)
+    assert growing[2] == pytest.approx(4 * growing[0], rel=1e-4) and growing[3] == growing[2]
+    assert (model.segment_cam.heatmap[0].bias.grad > 0).any()
+
+
+def test_a_step_on_the_whole_loss_goes_down(data):
+    """Every term on, every parameter moved, a few steps on one batch."""
+    store, priors = data
+    rows = np.asarray(store.where(split="train_val"))
+    torch.manual_seed(0)
+    model = Clarity(num_classes=14, **SIZES)
+    start_weights(model, "fan")
+    start_head_at_prevalence(model, store.labels_NC[rows])
+    model.start_at(model.head.bias.detach().clone())
+    objective = ClarityObjective(
+        findings=store.findings, grid=model.grid, image_size=48, priors=priors, wait_epochs=0.0, ramp_epochs=0.0
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    img_BIYX, labels_BC, rows_B, matrix_B23 = next(batches(store, rows, 0))
+    losses = []
+    for _ in range(6):
+        loss = objective(model, img_BIYX, labels_BC, rows_B=rows_B, matrix_B23=matrix_B23, epoch=0, done=0.0)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
