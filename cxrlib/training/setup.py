@@ -85,6 +85,8 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     fresh = start_from(model, recipe.weights) if recipe.weights else {"head.weight"}
     if "head.weight" in fresh:
         start_head_at_prevalence(model, labels_NC[train_rows])
+        if hasattr(model, "start_at"):  # CLARiTy has a second head
+            model.start_at(model.head.bias.detach().clone())
     if fabric.global_rank == 0:
         start_or_resume(folder, recipe, store)
         sweep(folder)
