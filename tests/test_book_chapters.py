@@ -19,6 +19,8 @@ NAMES = [
     "05_the_encoder",
     "06_training_a_classifier",
     "07_label_tokens",
+    "08_where_labels_enter",
+    "09_self_supervision",
 ]
 
 

@@ -15,6 +15,8 @@ TITLES: dict[int, str] = {
     5: "The encoder, equal to timm's",
     6: "Training a multi-label classifier",
     7: "Label tokens and one-way attention",
+    8: "Where labels enter, and do they talk?",
+    9: "Self-supervision: GMML and DINO",
 }
 """Chapter titles; `course.start` prints them, and a test compares them with each chapter's own heading."""
 
