@@ -26,7 +26,7 @@ FAST = ["--resamples", "20", "--seeds", "2"]
 def places(tmp_path_factory):
     """A cohort of phantoms, its store, and a run of random weights on it: what is scored does not matter here."""
     root = tmp_path_factory.mktemp("localize")
-    write_cohort(root / "cohort", n=160, size=32, seed=1, prevalence="enriched", progress=False)
+    write_cohort(root / "cohort", n=100, size=32, seed=1, prevalence="enriched", progress=False)
     store = prepare(read_nih(root / "cohort"), root / "store", size=32)
     recipe = recipes.mu()
     start_or_resume(root / "run", recipe, store)

@@ -115,7 +115,7 @@ def _score_maps(args, studies, truth: Truth, pairs, kept: dict, findings):
         chosen = findings or findings_of(truth)
         if args.two_level:
             boxes = boxes.drop(columns="level")
-            return [fixed_row(name, "two fixed levels, up to three boxes", truth.boxes, boxes, chosen, args.resamples)], (), boxes
+            return [fixed_row(name, "two fixed levels, up to three boxes, of which the best counts", truth.boxes, boxes, chosen, args.resamples)], (), boxes
         sweep = sweep_of(boxes, truth.boxes)
         rows, fitted = map_rows(name, sweep, chosen, **options)
         return rows, fitted.thresholds, first_boxes(sweep, fitted)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from cxrlib.data.folders import IMAGE_SUFFIXES
 from cxrlib.errors import CxrError
 from cxrlib.localization.boxes import LEVELS, Frame, find_boxes, two_level_boxes
 from cxrlib.localization.matching import XYXY
@@ -115,9 +116,15 @@ def read_maps(folder: str | os.PathLike, truth: Truth) -> Iterator[ImageMaps]:
     files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
     if not files:
         raise CxrError(f"{folder} holds no .npz of maps: give a folder with one file per image")
-    names = {Path(image).with_suffix("").as_posix().replace("/", "_"): image for image in truth.images}
+    names = {_stem(image): image for image in truth.images}
     check_images(pd.Series([names.get(file.stem, file.name) for file in files]), truth, str(folder))
     return _files(files, names, truth)
+
+
+def _stem(image: str) -> str:
+    """An image's name without the ending of a picture (names of DICOM files have dots of their own) and without slashes."""
+    place = Path(image)
+    return (place.with_suffix("") if place.suffix.lower() in IMAGE_SUFFIXES else place).as_posix().replace("/", "_")
 
 
 def _files(files: list[Path], names: dict[str, str], truth: Truth) -> Iterator[ImageMaps]:
