@@ -190,7 +190,7 @@ def test_saved_maps_are_read(tmp_path, truth):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"findings": ["Mass"]}, "has nothing for Infiltration"),
+        ({"findings": ["Mass"]}, "has a true box of Infiltration but no map of it"),
         ({"findings": ["Lump"]}, "'Lump' is none"),
         ({"maps": np.zeros((4, 4))}, r"must be \[C, y, x\]"),
         ({"maps": np.zeros((2, 4, 4)), "findings": ["Infiltration", "Infiltrate"]}, "names a finding twice"),

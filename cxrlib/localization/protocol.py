@@ -21,7 +21,9 @@ from cxrlib.localization.scores import MEAN_OVER, score
 
 SEEDS = 5
 OBJECTIVES = ("mean accuracy", "mean iou")
-"""What a threshold maximises: the mean accuracy over IoU > .1 to .7 (default; our decision), or the mean IoU."""
+"""What a threshold for boxes maximises: the mean accuracy over IoU > .1 to .7 (default; our decision), or the mean IoU."""
+MASK_OBJECTIVE = "dice"
+"""What a threshold for masks maximises."""
 
 
 def halves(boxes: pd.DataFrame, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,17 +124,18 @@ class Sweep:
         Args:
             rows: Row numbers of the true boxes to fit on.
             split: Their name.
-            objective: One of `OBJECTIVES`.
+            objective: One of `OBJECTIVES`, or `MASK_OBJECTIVE` for a sweep of masks.
             oracle: Say so if the same boxes are to be scored.
 
         Raises:
             CxrError: There is nothing to fit on, or no such objective.
         """
-        if objective not in OBJECTIVES:
-            raise CxrError(f"there is no objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        wanted = MEAN_OVER if objective == OBJECTIVES[0] else (objective,)
+        if not set(wanted) <= set(self.measures) or objective not in (*OBJECTIVES, MASK_OBJECTIVE):
+            raise CxrError(f"there is no objective {objective!r} for {', '.join(self.measures)}: choose another")
         if not len(rows):
             raise CxrError(f"the split {split!r} has no box to fit thresholds on")
-        columns = [self.measures.index(name) for name in (MEAN_OVER if objective == OBJECTIVES[0] else ["mean iou"])]
+        columns = [self.measures.index(name) for name in wanted]
         worth_TM = self.values_TMQ[:, rows][:, :, columns].mean(axis=2)
         finding_M = self.rows["finding"].to_numpy()[rows]
         values = {}

@@ -26,7 +26,7 @@ class Scores(NamedTuple):
     groups: tuple[str, ...]
     """G names, and "macro" (mean over the defined groups) at the end."""
     measures: tuple[str, ...]
-    """Q names: those of the table, and "mean accuracy"."""
+    """Q names: those of the table, and "mean accuracy" where there are accuracies."""
     boxes_G: np.ndarray
     """True boxes in each group; for macro, all."""
     value_GQ: np.ndarray
@@ -124,14 +124,16 @@ def _grouped(matched: Matched, group_M: pd.Categorical, resamples: int, seed: in
     np.add.at(sums_PGQ, place, np.where(known_MQ, values_MQ, 0))
     np.add.at(counts_PGQ, place, known_MQ)
     boxes_G = np.bincount(group_M.codes, minlength=shape[1])
-    mean_over = [matched.measures.index(name) for name in MEAN_OVER]
+    # A table of masks has no accuracies.
+    mean_over = [matched.measures.index(name) for name in MEAN_OVER if name in matched.measures]
 
     def scores_of(weights_RP: np.ndarray) -> np.ndarray:
         """[R, G + 1, Q + 1]: mean accuracy is added as a measure, and macro as a group."""
         flat = (len(weights_RP), *shape[1:])
         with np.errstate(invalid="ignore"):
             each_RGQ = (weights_RP @ sums_PGQ.reshape(len(patients), -1) / (weights_RP @ counts_PGQ.reshape(len(patients), -1))).reshape(flat)
-        each_RGQ = np.concatenate([each_RGQ, each_RGQ[:, :, mean_over].mean(axis=2, keepdims=True)], axis=2)
+        if mean_over:
+            each_RGQ = np.concatenate([each_RGQ, each_RGQ[:, :, mean_over].mean(axis=2, keepdims=True)], axis=2)
         defined = ~np.isnan(each_RGQ)
         with np.errstate(invalid="ignore"):
             macro_RQ = np.where(defined, each_RGQ, 0).sum(axis=1) / defined.sum(axis=1)
@@ -148,7 +150,7 @@ def _grouped(matched: Matched, group_M: pd.Categorical, resamples: int, seed: in
     low_GQ, high_GQ = _percentiles(samples_RGQ, level)
     return Scores(
         groups=(*map(str, group_M.categories), "macro"),
-        measures=(*matched.measures, "mean accuracy"),
+        measures=(*matched.measures, *(["mean accuracy"] if mean_over else [])),
         boxes_G=np.append(boxes_G, len(values_MQ)),
         value_GQ=value_GQ,
         low_GQ=low_GQ,

@@ -15,7 +15,7 @@ from cxrlib.data.folders import IMAGE_SUFFIXES
 from cxrlib.errors import CxrError
 from cxrlib.localization.boxes import LEVELS, Frame, find_boxes, two_level_boxes
 from cxrlib.localization.matching import XYXY
-from cxrlib.localization.truth import Truth, canonical_findings, check_findings, check_images
+from cxrlib.localization.truth import Truth, canonical_findings, check_images
 
 
 class ImageMaps(NamedTuple):
@@ -110,7 +110,7 @@ def read_maps(folder: str | os.PathLike, truth: Truth) -> Iterator[ImageMaps]:
     underscores.
 
     Raises:
-        CxrError: The folder has no maps, a name is unknown, an array is missing, or a finding is missing everywhere.
+        CxrError: The folder has no maps, a name is unknown, or an array is missing.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
@@ -129,7 +129,7 @@ def _stem(image: str) -> str:
 
 def _files(files: list[Path], names: dict[str, str], truth: Truth) -> Iterator[ImageMaps]:
     boxed = set(truth.boxes["image"])
-    for index, file in enumerate(files):
+    for file in files:
         image = names[file.stem]
         if image not in boxed:
             continue
@@ -146,7 +146,5 @@ def _files(files: list[Path], names: dict[str, str], truth: Truth) -> Iterator[I
             raise CxrError(f"{file} has {len(findings)} findings for maps of the shape {arrays['maps'].shape}: it must be [C, y, x]")
         if len(set(findings)) < len(findings):
             raise CxrError(f"{file} names a finding twice: keep one map per finding")
-        if index == 0:
-            check_findings(set(findings), truth, str(file.parent))
         frame = arrays.get("frame", arrays.get("cxr_dims"))
         yield ImageMaps(image, findings, arrays["maps"], None if frame is None else Frame(*(int(side) for side in np.ravel(frame))))
