@@ -139,19 +139,19 @@ def _check_agree(agree) -> Verdict:
     return verdict
 
 
-def _answers() -> dict[str, list[np.ndarray]]:
-    """Batches of answers over K = 6, by the word that fits. Two cases each but for the healthy, which has both kinds of trap."""
+def _answers() -> dict[str, np.ndarray]:
+    """Batches of answers over K = 6, by the word that fits. The healthy one is sharp film by film, and flat on average."""
     rng = np.random.default_rng(0)
     one = np.full((8, 6), 0.002)
     one[:, 4] = 0.99
     flat = _softmax(0.05 * rng.standard_normal((8, 6)))
     sharp = np.full((12, 6), 0.004)
     sharp[np.arange(12), np.arange(12) % 6] = 0.98
-    return {"one answer": [one], "uniform": [flat], "none": [sharp]}
+    return {"one answer": one, "uniform": flat, "none": sharp}
 
 
 def _check_collapse(collapse) -> Verdict:
-    said = {word: str(collapse(torch.from_numpy(cases[0]))) for word, cases in _answers().items()}
+    said = {word: str(collapse(torch.from_numpy(answer_NK))) for word, answer_NK in _answers().items()}
     wanted = {word: word for word in said}
     if said == wanted:
         return right("One number is not enough: a healthy batch is sharp film by film, and varied over films.")
