@@ -16,7 +16,8 @@ def template(size: int) -> dict[str, np.ndarray]:
     """Structures of the template: name -> bool [size, size]. Clavicles and scapulae, which no finding needs, are left out.
 
     Each is an ellipse (the diaphragm two) in shares of the image's side, generous, since lungs differ. They were placed on the
-    mean of 1,320 frontal films of NIH's train_val list, without looking at any box.
+    mean of 1,320 frontal films of NIH's train_val list. The heart's was then enlarged after a check on half of NIH's 984 boxes,
+    which all lie in the test list: scores on that half are not blind to it.
     """
     text = resources.files("cxrlib.priors").joinpath("template.csv").read_text(encoding="utf-8")
     centre = (np.arange(size) + 0.5) / size
