@@ -416,4 +416,10 @@ QUESTIONS = (
         choices={"a": "it helps with every seed", "b": "the seeds disagree", "c": "it harms with every seed"},
         why="Look at the seeds one by one before you look at a mean.",
     ),
+    Question(
+        id="ch08.start",
+        prompt="From a GMML start, three seeds: does the [CLS] ViT still lead LT-ViT?",
+        choices={"a": "yes, with every seed", "b": "the seeds disagree", "c": "no: LT-ViT leads with every seed, or ties"},
+        why="A label can only look as well as there is something to look at.",
+    ),
 )
