@@ -128,7 +128,7 @@ class LabelTokenViT(VisionTransformer):
         label_attention: "full" (the paper), "self" (a label reads itself and the image) or "none" (the image only).
         flow: "one-way" (the paper) or "joint": image tokens read the labels as well.
         token_std: Standard deviation of the label tokens' first values. 0.2 as in the code that is probably the authors' (a
-            reconstruction). A small model from random weights learns much sooner from 0.02: see chapter 8.
+            reconstruction). Chapter 8 compares it with 0.02.
         norm_twice: The final LayerNorm is applied to a label token twice, as in the code that is probably the authors'
             (a reconstruction; False applies it once).
         **sizes: See `VisionTransformer`.

@@ -70,6 +70,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = dataclasses.replace(recipe, **changes)
     if args.devices < 1:
         raise CxrError(f"--devices {args.devices}: ask for at least one")
+    if recipe.model == "clarity":
+        print(
+            "note: train uses plain cross-entropy for CLARiTy as yet: its own losses (cxrlib.losses.clarity) need priors, which "
+            "this command does not read"
+        )
     from cxrlib.training import train
 
     result = train(
