@@ -14,6 +14,7 @@ from cxrlib.errors import CxrError
 from cxrlib.localization.explicit import explicit_forward, padded
 from cxrlib.localization.maps import MAP_METHODS, MapMethod
 from cxrlib.models import Clarity, CTran, LabelTokenViT, Query2Label, VisionTransformer
+from cxrlib.models.timm_classifier import TimmClassifier
 
 
 @torch.no_grad()
@@ -176,10 +177,11 @@ def _feature_module(model: nn.Module) -> nn.Module:
         return model.blocks[model.n1 + model.n2 - 1].norm1  # called for the image first, then for the labels
     if isinstance(model, VisionTransformer):
         return model.blocks[-1].norm1
-    if hasattr(model, "features"):
-        return model.features
-    if getattr(model, "feature_info", None):
-        return model.get_submodule(model.feature_info[-1]["module"])
+    net = model.net if isinstance(model, TimmClassifier) else model
+    if hasattr(net, "features") and not hasattr(net, "feature_info"):
+        return net.features
+    if getattr(net, "feature_info", None):
+        return net.get_submodule(net.feature_info[-1]["module"])
     raise CxrError(f"where a {type(model).__name__} has its last features is not known: it needs a part called `features`, or to be timm's")
 
 
@@ -194,6 +196,8 @@ def _as_image(value: Tensor, model: nn.Module) -> Tensor:
     """Patch tokens as [B, D, y, x]; a CNN's features as they are."""
     if value.ndim == 4:
         return value
+    if not isinstance(model, VisionTransformer):
+        raise CxrError(f"the last features of this {type(model).__name__} are no map [B, channels, y, x]: use a convolutional network, or our own ViT")
     patches = model.grid[0] * model.grid[1]
     return value[:, -patches:].transpose(1, 2).unflatten(-1, model.grid)
 
@@ -218,7 +222,7 @@ _FITS: dict[str, Callable[[nn.Module], bool]] = {
     "label_attention": lambda model: isinstance(model, LabelTokenViT | CTran | Query2Label),
     "rollout": lambda model: _is_plain(model) or isinstance(model, Clarity | LabelTokenViT),
     "gradient_attention": lambda model: _is_plain(model) or isinstance(model, Clarity | LabelTokenViT),
-    "cam": lambda model: not isinstance(model, CTran | Query2Label),
+    "cam": lambda model: not isinstance(model, CTran | Query2Label | TimmClassifier),  # few of timm's heads are plain enough
     "grad_cam": lambda model: True,
     "grad_cam_pp": lambda model: True,
 }
