@@ -1,4 +1,5 @@
-"""Comparing models fairly: one store, one recipe, several seeds, and differences with intervals.
+"""Comparing models fairly: one store, one recipe (but for a rate where a comparison says so), several seeds, differences with
+intervals.
 
     python -m cxrlib compare lt_vit_rivals --data STORE --out FOLDER
 
@@ -83,8 +84,8 @@ def train_row(row: Row, seed: int, *, data: Path, out: Path, device: str) -> Pat
     if "stopped" in result:
         raise KeyboardInterrupt
     predictions = run / "evaluation" / "test" / "predictions.npz"
-    if not predictions.exists():
-        scored = evaluation.evaluate(run, split="test", device=device, resamples=RESAMPLES)
+    if not (predictions.parent / "auroc.json").exists():  # the file that is written last
+        scored = evaluation.evaluate(run, split="test", data=data, device=device, resamples=RESAMPLES)
         evaluation.write(
             scored, predictions.parent, run=evaluation.read_run(run), split="test", minutes=round(result["seconds"] / 60, 2)
         )
@@ -123,6 +124,7 @@ def gather(comparison: Comparison, out: Path, seeds: tuple[int, ...]) -> dict:
                 raise CxrError(f"{path} holds other images, findings or labels than the first row: compare rows on one store")
         scored[row.name] = score_row(paths)
     made = read_json(run_folder(out, comparison.rows[0], seeds[0]) / "evaluation" / "test" / "auroc.json")
+    commits = sorted({str(read_json(run_folder(out, row, seed) / "run.json")["commit"]) for row in comparison.rows for seed in seeds})
     findings = [str(name) for name in first[1]]
     rows = []
     for row in comparison.rows:
@@ -164,7 +166,7 @@ def gather(comparison: Comparison, out: Path, seeds: tuple[int, ...]) -> dict:
         "data": made["data"],
         "images": made["images"],
         "patients": made["patients"],
-        "commit": made["commit"],
+        "commits": commits,
         "versions": made["versions"],
         "findings": findings,
         "rows": rows,
@@ -200,7 +202,8 @@ def as_text(result: dict) -> str:
             f"{row['words']:<{width}}  {row['parameters']:>9,} {row['macs'] / 1e6:>7.1f}  {row['macro']:>11.3f}  "
             f"{row['low']:.3f} to {row['high']:.3f}  {each:<{6 * seeds}} {difference}"
         )
-    lines.append("intervals: of the mean over the seeds, 1,000 bootstrap samples of patients, the same for every row")
+    over = "of the mean over the seeds" if seeds > 1 else "of one seed"
+    lines.append(f"intervals: {over}, 1,000 bootstrap samples of patients, the same for every row")
     return "\n".join(lines) + "\n"
 
 

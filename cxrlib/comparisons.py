@@ -1,6 +1,7 @@
 """Named comparisons. A comparison is a function that returns its rows; `python -m cxrlib compare NAME` runs it.
 
-All rows of one comparison share recipe, store and seeds, and differ in what the row's words say.
+All rows of one comparison share recipe, store and seeds, and differ in what the row's words say. One exception: C-Tran and
+Query2Label train at a rate of 2e-4, the others at 3e-4 (see `lt_row`).
 """
 
 import dataclasses

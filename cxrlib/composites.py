@@ -91,6 +91,8 @@ def draw(
     Raises:
         CxrError: There are fewer that are frequent enough and unlike all others.
     """
+    if seed < 0:
+        raise CxrError(f"seed {seed} is negative: give 0 or more")
     rng = np.random.default_rng(seed)
     turns = [iter([kind[i] for i in rng.permutation(len(kind))]) for kind in candidates(findings)]
     taken_CN = [_standard(labels_NC[:, c]) for c in range(len(findings))]

@@ -91,7 +91,7 @@ def gather(folders: list[Path], *, resamples: int = RESAMPLES) -> dict:
                 "talk": {"all": gain(whole[TALKS], whole[SILENT]), "shared": gain(common[TALKS], common[SILENT])},
             }
         )
-    keys = ("question", "notes", "seeds", "images", "patients", "commit", "versions", "date")
+    keys = ("question", "notes", "seeds", "images", "patients", "commits", "versions", "date")
     return {
         "title": comparison.title,
         "name": comparison.name,

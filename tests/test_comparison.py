@@ -11,6 +11,8 @@ from cxrlib import cli, comparison, comparisons, recipes
 from cxrlib.comparisons import COMPARISONS, Comparison, Row
 from cxrlib.errors import CxrError
 from cxrlib.metrics import auroc, macro
+from cxrlib.models.weights import load_encoder
+from cxrlib.pretraining.recipes import get
 
 MU = dataclasses.replace(recipes.mu(), epochs=1)
 PAIR = Comparison(
@@ -49,11 +51,19 @@ def test_the_table_holds_what_the_predictions_say(out):
     assert second["parameters"] > 0 and second["macs"] > first["macs"]
 
 
-def test_resamples_are_paired_and_averaged_over_seeds(out):
+def test_resamples_are_paired_and_averaged_over_seeds(out, tmp_path):
     """A row against itself differs by nothing in every resample; two seeds' resamples are their mean."""
     paths = [comparison.run_folder(out, PAIR.rows[0], seed) / "evaluation" / "test" / "predictions.npz" for seed in (0, 1)]
     both, again = comparison.score_row(paths, resamples=50), comparison.score_row(paths, resamples=50)
     assert np.array_equal(both.samples_R, again.samples_R)
+    other = comparison.run_folder(out, PAIR.rows[1], 0) / "evaluation" / "test" / "predictions.npz"
+    with np.load(paths[0]) as ours, np.load(other) as theirs:
+        # Another row's scores on the same patients: the r-th resample of either holds the same patients, so a row that copies
+        # the reference's scores differs from it by nothing.
+        twin = dict(theirs) | {"logits_NC": ours["logits_NC"]}
+    np.savez(tmp_path / "twin.npz", **twin)
+    assert np.array_equal(comparison.score_row([tmp_path / "twin.npz"], resamples=50).samples_R,
+                          comparison.score_row([paths[0]], resamples=50).samples_R)  # fmt: skip
     one, two = (comparison.score_row([path], resamples=50).samples_R for path in paths)
     np.testing.assert_allclose(both.samples_R, (one + two) / 2)
     assert np.std(one) > 0
@@ -65,6 +75,14 @@ def test_finished_rows_are_not_trained_again(out, store, capsys):
     comparison.train_row(row, 0, data=store, out=out, device="cpu")
     assert "nothing to do" in capsys.readouterr().out
     assert (comparison.run_folder(out, row, 0) / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_scoring_that_was_killed_half_way_is_done_again(out, store):
+    row = PAIR.rows[0]
+    last = comparison.run_folder(out, row, 0) / "evaluation" / "test" / "auroc.json"  # the file that is written last
+    last.unlink()
+    comparison.train_row(row, 0, data=store, out=out, device="cpu")
+    assert last.exists() and comparison.gather(PAIR, out, (0, 1))["commits"]
 
 
 def test_a_row_that_was_not_scored_is_named(out, tmp_path):
@@ -106,7 +124,11 @@ def test_every_comparison_is_sound(name):
     names = [row.name for row in made.rows]
     assert made.name == name and len(set(names)) == len(names) and made.reference in names
     for row in made.rows:
-        row.recipe.build(14)
+        model = row.recipe.build(14)
+        if row.start:  # the encoder must fit the row, which would otherwise show only after the pre-training
+            method, _, start = row.start.partition(":")
+            fresh = load_encoder(model, get(method, start).build().state_dict(), source=start)
+            assert "head.weight" in fresh
     assert any(f"compare {name} " in command for command in made.commands)
 
 

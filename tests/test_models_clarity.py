@@ -12,7 +12,7 @@ from cxrlib.models import Clarity, VisionTransformer, build_model
 from cxrlib.models.clarity import ClassPool
 from cxrlib.models.cost import macs, parameters
 from cxrlib.models.segment_cam import LAYOUTS, SegmentCAM, frozen, straight_through
-from cxrlib.models.weights import fit_to, load_safetensors, load_strict, load_timm
+from cxrlib.models.weights import load_encoder, load_safetensors, load_timm
 
 SIZES = {"image_size": (48, 32), "patch_size": 8, "in_channels": 1, "width": 24, "depth": 4, "heads": 3}
 
@@ -84,7 +84,7 @@ def test_state_dict_is_timms_plus_own_parts():
 def test_with_one_class_token_the_features_are_timms_dino_vits():
     donor = randomise(timm.create_model("vit_small_patch16_224.dino", num_classes=0))
     model = Clarity(num_classes=1, token_noise=0.0).eval()
-    load_strict(model, fit_to(model, donor.state_dict()), source="timm")
+    load_encoder(model, donor.state_dict(), source="timm")
     img_BIYX = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(model(img_BIYX).tokens_BND, donor.forward_features(img_BIYX))
@@ -356,7 +356,7 @@ def test_all_class_tokens_start_as_the_donors_class_token():
     torch.manual_seed(0)
     model = Clarity(num_classes=5, token_noise=0.0, **SIZES)
     start = {name: model.state_dict()[name].clone() for name in model.own_parts()}
-    load_strict(model, fit_to(model, donor.state_dict()), source="donor")
+    load_encoder(model, donor.state_dict(), source="donor")
     for c in range(5):
         assert torch.equal(model.cls_token[0, c], donor.cls_token[0, 0])
         assert torch.equal(model.pos_embed[0, c], donor.pos_embed[0, 0])
@@ -365,7 +365,7 @@ def test_all_class_tokens_start_as_the_donors_class_token():
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in start.items())  # own parts as they were
 
     noisy = Clarity(num_classes=5, token_noise=0.5, **SIZES)
-    load_strict(noisy, fit_to(noisy, donor.state_dict()), source="donor")
+    load_encoder(noisy, donor.state_dict(), source="donor")
     apart = noisy.cls_token - donor.cls_token
     assert 0.3 < apart.std() < 0.7 and not torch.equal(apart[0, 0], apart[0, 1])
     assert torch.equal(noisy.pos_embed, model.pos_embed)

@@ -11,7 +11,7 @@ import cxrlib  # noqa: F401  (before timm: see cxrlib._compat)
 import timm
 from cxrlib.errors import CxrError
 from cxrlib.models import build_model
-from cxrlib.models.weights import fit_positions, load_encoder, start_from
+from cxrlib.models.weights import fit_positions, load_encoder, load_safetensors, start_from
 
 SIZES = {"image_size": 32, "patch_size": 8, "in_channels": 1, "width": 24, "depth": 3, "heads": 3}
 KINDS = ["vit", "lt_vit", "c_tran", "query2label"]
@@ -55,6 +55,19 @@ def test_a_model_of_the_same_kind_is_loaded_whole(kind):
     donor, started = model(kind, seed=1), model(kind, seed=2)
     assert load_encoder(started, donor.state_dict(), source="donor") == set()
     assert_equal(started.state_dict(), donor.state_dict(), donor.state_dict())
+
+
+def test_a_bare_encoder_takes_a_classifier_s_weights_without_its_head():
+    donor, encoder = model(seed=1), model(num_classes=0, seed=2)
+    assert load_encoder(encoder, donor.state_dict(), source="donor") == set()
+    assert_equal(encoder.state_dict(), donor.state_dict(), encoder.state_dict())
+
+
+def test_a_file_that_is_scored_must_be_of_the_same_kind(tmp_path):
+    """load_safetensors is for a run's own weights: a plain ViT's file is no LT-ViT with random tokens."""
+    save_file(model().state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(CxrError, match="label_tokens is missing"):
+        load_safetensors(model("lt_vit"), tmp_path / "vit.safetensors")
 
 
 def test_positions_are_resampled_to_the_model_s_image_size():

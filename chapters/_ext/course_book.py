@@ -139,7 +139,13 @@ def comparison_markdown(result: dict) -> list[str]:
             f"| {row['words']} | {row['parameters']:,} | {row['macs'] / 1e6:.1f} | {row['macro']:.3f} | "
             f"{row['low']:.3f} to {row['high']:.3f} | {each} | {difference} |"
         )
-    return [*lines, "", "Intervals are of the mean over the seeds: bootstrap over patients, the same patients in every row.", ""]
+    rates = sorted({row["recipe"]["lr"] for row in result["rows"] if "recipe" in row})
+    over = "of the mean over the seeds" if len(result["seeds"]) > 1 else "of one seed"
+    end = f"Intervals are {over}: bootstrap over patients, the same patients in every row."
+    for rate in rates[:-1]:  # a row that trains at another rate than most says so here
+        names = [row["words"] for row in result["rows"] if row["recipe"]["lr"] == rate]
+        end += f" {' and '.join(names)}: at a rate of {rate:g}, the others at {rates[-1]:g}."
+    return [*lines, "", end, ""]
 
 
 def bench_markdown(bench: dict) -> list[str]:

@@ -43,7 +43,10 @@ def build_model(name: str, options: dict[str, Any], **sizes: Any) -> nn.Module:
     if wrong:
         known = ", ".join(option for option in own if option not in sizes) or "none"
         raise CxrError(f"the model {name} has no option {wrong[0]!r} (its options: {known}): correct --option")
-    return MODELS[name](**sizes, **options)
+    try:
+        return MODELS[name](**sizes, **options)
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise CxrError(f"the model {name} cannot be built with {options} ({error}): correct --option") from error
 
 
 __all__ = [

@@ -45,25 +45,13 @@ def load_strict(model: nn.Module, state: dict[str, Tensor], *, source: str) -> N
     model.load_state_dict(state, strict=True)
 
 
-def fit_to(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fits a state dict to the model's image size and tokens, and a plain ViT's to a model with parts of its own.
-
-    A model whose tokens differ from a ViT's says how they begin (`adopt`), and which parts a ViT does not have (`own_parts`).
-    If the state has none of those, it is a plain ViT's: its head is left out, and the model's own parts stay as they are.
-    Whatever else is missing or left over is for `load_strict` to refuse.
-    """
-    if "pos_embed" in state:
-        if hasattr(model, "adopt"):
-            state = model.adopt(state)
-        elif hasattr(model, "grid"):
-            state = fit_positions(state, model.grid)
-    own = model.own_parts() if hasattr(model, "own_parts") else set()
-    new = own - {"head.weight", "head.bias"}  # a ViT has these two as well
-    if new and new.isdisjoint(state):
-        start = model.state_dict()
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-        state |= {name: start[name] for name in own}
-    return state
+def fit_tokens(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fits a state dict's positions, and class tokens where a model has several (`adopt`), to the model's image size."""
+    if "pos_embed" not in state:
+        return state
+    if hasattr(model, "adopt"):
+        return model.adopt(state)
+    return fit_positions(state, model.grid) if hasattr(model, "grid") else state
 
 
 def load_safetensors(model: nn.Module, path: str | Path) -> None:
@@ -72,7 +60,7 @@ def load_safetensors(model: nn.Module, path: str | Path) -> None:
     Raises:
         CxrError: The file is missing, damaged, not safetensors, or of another model.
     """
-    load_strict(model, fit_to(model, read_safetensors(path)), source=str(path))
+    load_strict(model, fit_tokens(model, read_safetensors(path)), source=str(path))
 
 
 def load_timm(model: nn.Module, name: str) -> None:
@@ -85,7 +73,7 @@ def load_timm(model: nn.Module, name: str) -> None:
         CxrError: timm does not know the name, the weights cannot be had, or they do not fit.
     """
     classes = model.head.out_features if isinstance(model.head, nn.Linear) else 0
-    load_strict(model, fit_to(model, timm_state(model, name, classes)), source=f"timm's {name}")
+    load_encoder(model, timm_state(model, name, classes), source=f"timm's {name}")
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -163,13 +151,12 @@ def load_encoder(model: nn.Module, state: dict[str, Tensor], *, source: str, tok
     """
     start = model.state_dict()
     own = set(model.own_parts()) if hasattr(model, "own_parts") else HEAD & set(start)
-    same_kind = all(name in state and state[name].shape == start[name].shape for name in own)
+    same_kind = bool(own) and all(name in state and state[name].shape == start[name].shape for name in own)
     fresh: set[str] = set()
     if not same_kind and (own - HEAD).isdisjoint(state):
         fresh = own
         state = {name: tensor for name, tensor in state.items() if not name.startswith(DONOR_PARTS)}
-    if "pos_embed" in state:
-        state = model.adopt(state) if hasattr(model, "adopt") else fit_positions(state, model.grid)
+    state = fit_tokens(model, state)
     load_strict(model, state | {name: start[name] for name in fresh}, source=source)
     if tokens_from_cls:
         tokens = {name: value for name, value in model.named_parameters() if name in fresh and name.endswith("_tokens")}

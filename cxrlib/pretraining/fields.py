@@ -66,6 +66,8 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         if self.batch < 2 or self.epochs < 1:
             raise CxrError(f"batch ({self.batch}) must be at least 2 and epochs ({self.epochs}) at least 1: correct them")
+        if min(self.patch_size, self.width, self.depth, self.heads) < 1 or len(self.mean) != len(self.std):
+            raise CxrError("patch_size, width, depth and heads must be at least 1, and mean and std equally long: correct --set")
         if self.seed < 0 or not 0 <= self.lr < math.inf:
             raise CxrError(f"seed ({self.seed}) and lr ({self.lr}) must be numbers from 0 up: correct --seed or --lr")
 

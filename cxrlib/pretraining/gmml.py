@@ -94,7 +94,7 @@ def corrupt(
     Returns:
         (corrupted_BIYX, mask_BYX): the mask is True where corrupted.
 
-    Source: GMML_replace_list of the published code. There an image may be its own alien; here never (our decision).
+    Source: GMML_replace_list of the published code. There a view may be its own alien; here never (our decision).
     """
     B, size = len(img_BIYX), tuple(img_BIYX.shape[-2:])
     draws_B3 = torch.rand(B, 3, generator=generator)

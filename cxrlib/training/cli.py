@@ -70,13 +70,10 @@ def run(args: argparse.Namespace) -> int:
     recipe = dataclasses.replace(recipe, **changes)
     if args.devices < 1:
         raise CxrError(f"--devices {args.devices}: ask for at least one")
-    if recipe.model == "clarity":
-        print(
-            "note: train uses plain cross-entropy for CLARiTy as yet: its own losses (cxrlib.losses.clarity) need priors, which "
-            "this command does not read"
-        )
     from cxrlib.training import train
+    from cxrlib.training.objectives import objective_of
 
+    objective_of(recipe.model)  # refuses a model that cannot be trained, before anything is written
     result = train(
         recipe,
         args.data,

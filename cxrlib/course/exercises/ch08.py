@@ -422,4 +422,10 @@ QUESTIONS = (
         choices={"a": "yes, with every seed", "b": "the seeds disagree", "c": "no: LT-ViT leads with every seed, or ties"},
         why="A label can only look as well as there is something to look at.",
     ),
+    Question(
+        id="ch08.place",
+        prompt="From a GMML start, three seeds: labels in the last layer only against labels in all four.",
+        choices={"a": "the last layer alone is worse with every seed", "b": "the seeds disagree", "c": "it is better with every seed"},
+        why="With a finished backbone, one look at finished features may be all that a label needs.",
+    ),
 )
