@@ -41,7 +41,7 @@ def start(chapter: int) -> None:
     title = chapter_title(chapter)
     _session = Session(chapter=chapter)
     viz.use_style()
-    print(f"Chapter {chapter}: {title}. Ready.")
+    print(f"Chapter {chapter}: {title}{'' if title.endswith('?') else '.'} Ready.")
 
 
 def check(exercise_id: str, answer: Any) -> bool:
