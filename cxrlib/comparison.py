@@ -42,17 +42,16 @@ class Scored(NamedTuple):
     """Macro AUROC of each resample of patients, averaged over the seeds."""
 
 
-def score_row(predictions: list[Path], *, resamples: int = RESAMPLES) -> Scored:
-    """Scores one row from its predictions, one predictions.npz per seed.
+def score_row(predictions: list[Path], *, labels: int | None = None, resamples: int = RESAMPLES) -> Scored:
+    """Scores one row from its predictions, one predictions.npz per seed; over its first `labels` findings if told.
 
     Every row is resampled with the same random numbers, so that the r-th resample holds the same patients in all of them.
     """
     macros, aurocs, samples = [], [], []
     for path in predictions:
         with np.load(path, allow_pickle=False) as file:
-            each = bootstrap_by_patient(
-                file["logits_NC"], file["labels_NC"], file["patients"], metric=auroc, resamples=resamples, seed=0
-            )
+            columns = (file["logits_NC"][:, :labels], file["labels_NC"][:, :labels])
+            each = bootstrap_by_patient(*columns, file["patients"], metric=auroc, resamples=resamples, seed=0)
         overall = macro_interval(each)
         macros.append(float(overall.value))
         aurocs.append(each.value)

@@ -20,23 +20,8 @@ from cxrlib.composites import label_only_auroc
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, write_json
-from cxrlib.metrics import auroc, bootstrap_by_patient, macro_interval
 
 TALKS, SILENT = "lt_vit", "lt_vit_none"
-
-
-def score_shared(predictions: list[Path], labels: int, *, resamples: int = RESAMPLES) -> Scored:
-    """`score_row` over the first `labels` columns alone."""
-    macros, aurocs, samples = [], [], []
-    for path in predictions:
-        with np.load(path, allow_pickle=False) as file:
-            columns = (file["logits_NC"][:, :labels], file["labels_NC"][:, :labels])
-            each = bootstrap_by_patient(*columns, file["patients"], metric=auroc, resamples=resamples, seed=0)
-        overall = macro_interval(each)
-        macros.append(float(overall.value))
-        aurocs.append(each.value)
-        samples.append(overall.samples_RC[:, 0])
-    return Scored(np.array(macros), np.stack(aurocs), np.mean(samples, axis=0))
 
 
 def told(scored: Scored) -> dict:
@@ -73,7 +58,7 @@ def gather(folders: list[Path], *, resamples: int = RESAMPLES) -> dict:
             for row in comparison.rows
         }
         whole = {name: score_row(files, resamples=resamples) for name, files in paths.items()}
-        common = {name: score_shared(files, len(shared), resamples=resamples) for name, files in paths.items()}
+        common = {name: score_row(files, labels=len(shared), resamples=resamples) for name, files in paths.items()}
         store = ImageStore.open(read_json(run_folder(folder, comparison.rows[0], result["seeds"][0]) / "run.json")["store"])
         rows = store.where(split="train_val")
         alone_C = label_only_auroc(store.labels_NC[rows], store.patients[rows])

@@ -3,9 +3,9 @@
 import argparse
 import inspect
 
-from cxrlib.errors import CxrError
 from cxrlib.pretraining import recipes
 from cxrlib.pretraining.fields import PretrainRecipe, field_help
+from cxrlib.training.cli import add_run_options, run_options
 
 NAMED = ("epochs", "batch", "lr", "seed", "weights")
 """Fields with an option of their own, as `train` has them."""
@@ -35,12 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     for name in NAMED:
         parser.add_argument(f"--{name}", help=field_help(PretrainRecipe)[name])
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other field; may be repeated")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
-    parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
-    parser.add_argument(
-        "--checkpoint-minutes", type=float, default=2.0, help="how often the state is saved, besides after every epoch"
-    )
-    parser.add_argument("--checkpoint-steps", type=int, default=0, help="also save after every so many steps")
+    add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,17 +43,13 @@ def run(args: argparse.Namespace) -> int:
     named = {name: getattr(args, name) for name in NAMED}
     settings = [f"{name}={value}" for name, value in named.items() if value is not None]
     recipe = recipes.changed(recipes.get(args.method, args.recipe), settings + args.set)
-    if args.devices < 1:
-        raise CxrError(f"--devices {args.devices}: ask for at least one")
+    options = run_options(args)
     from cxrlib.pretraining import pretrain
 
     result = pretrain(
         recipe,
         args.data,
         args.out,
-        device=args.device,
-        devices=args.devices,
-        checkpoint_minutes=args.checkpoint_minutes,
-        checkpoint_steps=args.checkpoint_steps,
+        **options,
     )
     return 128 + result["stopped"] if "stopped" in result else 0

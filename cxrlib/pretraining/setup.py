@@ -17,7 +17,7 @@ from cxrlib.pretraining.fields import PretrainRecipe
 from cxrlib.pretraining.methods import METHODS, Method
 from cxrlib.training.checkpoint import load_checkpoint, sweep
 from cxrlib.training.runs import Log, start_or_resume
-from cxrlib.training.setup import make_fabric
+from cxrlib.training.setup import make_fabric, open_store
 from cxrlib.training.start import start_weights
 
 
@@ -62,20 +62,11 @@ class Run:
 
 def setup(recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: str, devices: int) -> Run:
     """Opens the data, builds the model, puts back the last checkpoint if there is one."""
-    store, folder = ImageStore.open(data), Path(out)
-    if store.size != recipe.image_size:
-        raise CxrError(
-            f"{data} holds images of {store.size} px, the recipe {recipe.name} reads {recipe.image_size} px: "
-            f"prepare the folder again with --size {recipe.image_size}"
-        )
+    store, folder = open_store(data, recipe), Path(out)
     rows = np.asarray(store.where(split="train_val"))
     if len(rows) < 2:
         raise CxrError(f"{data} has {len(rows)} images of the train_val list, which pre-training learns from: prepare more")
-    fabric = make_fabric(device, devices)
-    if recipe.batch % fabric.world_size:
-        raise CxrError(
-            f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch"
-        )
+    fabric = make_fabric(device, devices, batch=recipe.batch)
     torch.manual_seed(recipe.seed)
     encoder = recipe.build()
     start_weights(encoder, recipe.init)

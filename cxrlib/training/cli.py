@@ -37,12 +37,28 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--findings", type=parse_findings, metavar="A,B,...",
         help=f"the findings to learn: names with commas between, or one of {', '.join(FINDING_GROUPS)}",
     )  # fmt: skip
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of any run that may be long, `pretrain`'s too: where it computes, and how often it is saved."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=2.0, help="how often the state is saved, besides after every epoch"
     )
     parser.add_argument("--checkpoint-steps", type=int, default=0, help="also save after every so many steps")
+
+
+def run_options(args: argparse.Namespace) -> dict:
+    """What `add_run_options` read, as arguments of `train` and `pretrain`.
+
+    Raises:
+        CxrError: Fewer than one device is asked for.
+    """
+    if args.devices < 1:
+        raise CxrError(f"--devices {args.devices}: ask for at least one")
+    return {name: getattr(args, name) for name in ("device", "devices", "checkpoint_minutes", "checkpoint_steps")}
 
 
 def option(text: str) -> tuple[str, int | float | bool | str]:
@@ -68,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.model not in (None, recipe.model):
         changes["options"] = {}
     recipe = dataclasses.replace(recipe, **changes)
-    if args.devices < 1:
-        raise CxrError(f"--devices {args.devices}: ask for at least one")
+    options = run_options(args)
     from cxrlib.training import train
     from cxrlib.training.objectives import objective_of
 
@@ -78,9 +93,6 @@ def run(args: argparse.Namespace) -> int:
         recipe,
         args.data,
         args.out,
-        device=args.device,
-        devices=args.devices,
-        checkpoint_minutes=args.checkpoint_minutes,
-        checkpoint_steps=args.checkpoint_steps,
+        **options,
     )
     return 128 + result["stopped"] if "stopped" in result else 0

@@ -68,17 +68,10 @@ class Run:
 
 def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, devices: int) -> Run:
     """Opens the data, builds the model, puts back the last checkpoint if there is one."""
-    store, folder = ImageStore.open(data), Path(out)
-    if store.size != recipe.image_size:
-        raise CxrError(
-            f"{data} holds images of {store.size} px, the recipe {recipe.name} reads {recipe.image_size} px: "
-            f"prepare the folder again with --size {recipe.image_size}"
-        )
+    store, folder = open_store(data, recipe), Path(out)
     findings, labels_NC = chosen_labels(store, recipe)
     train_rows, held_rows = split_rows(store, labels_NC, recipe)
-    fabric = make_fabric(device, devices)
-    if recipe.batch % fabric.world_size:
-        raise CxrError(f"a batch of {recipe.batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
+    fabric = make_fabric(device, devices, batch=recipe.batch)
     torch.manual_seed(recipe.seed)
     model = recipe.build(len(findings))
     start_weights(model, recipe.init)
@@ -102,6 +95,21 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     fabric.barrier()
     log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
     return Run(recipe, store, labels_NC, folder, fabric, model, ema, optimizer, train_rows, held_rows, progress, log)
+
+
+def open_store(data: str | Path, recipe) -> ImageStore:
+    """Opens a store for a recipe, of training or of pre-training: both have `name` and `image_size`.
+
+    Raises:
+        CxrError: The store's images are of another size.
+    """
+    store = ImageStore.open(data)
+    if store.size != recipe.image_size:
+        raise CxrError(
+            f"{data} holds images of {store.size} px, the recipe {recipe.name} reads {recipe.image_size} px: "
+            f"prepare the folder again with --size {recipe.image_size}"
+        )
+    return store
 
 
 def chosen_labels(store: ImageStore, recipe: Recipe) -> tuple[tuple[str, ...], np.ndarray]:
@@ -145,8 +153,12 @@ def find_device(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def make_fabric(device: str, devices: int) -> Fabric:
-    """Lightning Fabric for one process or many (its own, or torchrun's); bf16 where CUDA computes in it."""
+def make_fabric(device: str, devices: int, *, batch: int) -> Fabric:
+    """Lightning Fabric for one process or many (its own, or torchrun's); bf16 where CUDA computes in it.
+
+    Raises:
+        CxrError: There are not so many devices, or they cannot share `batch` images evenly.
+    """
     accelerator = find_device(device)
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise CxrError(f"{devices} CUDA devices were asked for, {torch.cuda.device_count()} are at hand: lower --devices")
@@ -158,4 +170,6 @@ def make_fabric(device: str, devices: int) -> Fabric:
     strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
+    if batch % fabric.world_size:
+        raise CxrError(f"a batch of {batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
     return fabric
