@@ -403,6 +403,31 @@ def test_command_line(cohort, tmp_path, capsys):
     ImageStore.open(data)
 
 
+def test_command_line_says_how_many_regions_the_template_replaced(cohort, tmp_path, capsys, monkeypatch):
+    folder, store = cohort
+    whole = phantom_source(store, 32, folder)
+
+    def with_gaps(store, size, phantom):
+        """Nothing at all is found in the second image, and no structure of a hernia in the fourth."""
+        hernia = rule_of("Hernia").structures
+
+        def structures(rows):
+            found = whole(rows)
+            found[1] = {name: np.zeros_like(mask) for name, mask in found[1].items()}
+            found[3] = {name: mask & (name not in hernia) for name, mask in found[3].items()}
+            return found
+
+        return structures
+
+    monkeypatch.setattr("cxrlib.priors.cli.phantom_source", with_gaps)
+    data, out = str(folder.parent / "store"), str(tmp_path / "priors")
+    assert main(["priors", "make", data, out, "--source", "phantom", "--phantom", str(folder), "--size", "32"]) == 0
+    priors = PriorStore.open(out, store)
+    # All regions of the second image; of the fourth the hernia's and the heart's, which share their structures.
+    assert priors.replaced == len(priors.meta["rules"]) + 2
+    assert f"note: {priors.replaced} empty regions were replaced by the template's" in capsys.readouterr().out
+
+
 def test_real_boxes_and_the_template(real_folder, tmp_path):
     """Genuine NIH images, their own boxes, through the same store and the same check."""
     studies = read_nih(real_folder / "nih_mini256", metadata=real_folder / "nih")

@@ -55,7 +55,7 @@ def _make(args: argparse.Namespace) -> int:
     )
     print(f"{args.out}: regions of {len(priors.findings)} findings for {store.n} images, source {priors.source}")
     if priors.replaced:
-        print(f"note: {priors.meta['replaced_by_template']} empty regions were replaced by the template's")
+        print(f"note: {priors.replaced} empty regions were replaced by the template's")
     return 0
 
 
