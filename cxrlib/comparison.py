@@ -26,6 +26,7 @@ from cxrlib.comparisons import COMPARISONS, Comparison, Row
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, write_json
 from cxrlib.metrics import auroc, bootstrap_by_patient, macro_interval
+from cxrlib.recipes import Recipe
 
 SEEDS = (0, 1, 2)
 RESAMPLES = 1000
@@ -70,14 +71,33 @@ def run_folder(out: Path, row: Row, seed: int) -> Path:
     return out / "runs" / f"{row.name}-seed{seed}"
 
 
-def train_row(row: Row, seed: int, *, data: Path, out: Path, device: str) -> Path:
-    """Trains and scores one row with one seed, pre-training its start first if it has one. Finished steps are not repeated."""
-    from cxrlib import evaluation
+def train_row(
+    row: Row, seed: int, *, data: Path, out: Path, device: str, priors: str = "", teacher: str = ""
+) -> Path:
+    """Trains and scores one row with one seed, pre-training its start first if it has one. Finished steps are not repeated.
+
+    Args:
+        row: What to train.
+        seed: With which random numbers.
+        data: The store.
+        out: The comparison's folder.
+        device: "cpu", "cuda" or "auto".
+        priors: Regions for CLARiTy's rows.
+        teacher: A finished run whose word CLARiTy's rows get, if they weigh it.
+
+    Returns:
+        predictions.npz of the test patients.
+    """
+    from cxrlib import evaluation, comparison_maps
     from cxrlib.training import train
 
     recipe = dataclasses.replace(row.recipe, seed=seed)
     if row.start:
         recipe = dataclasses.replace(recipe, weights=str(pretrained(row.start, seed, data=data, out=out, device=device)))
+    if recipe.model == "clarity":
+        recipe = dataclasses.replace(recipe, priors=priors)
+        if recipe.losses.get("teacher", 1):
+            recipe = dataclasses.replace(recipe, teacher=str(taught(teacher, recipe, data=data, out=out, device=device)))
     run = run_folder(out, row, seed)
     result = train(recipe, data, run, device=device)
     if "stopped" in result:
@@ -88,7 +108,31 @@ def train_row(row: Row, seed: int, *, data: Path, out: Path, device: str) -> Pat
         evaluation.write(
             scored, predictions.parent, run=evaluation.read_run(run), split="test", minutes=round(result["seconds"] / 60, 2)
         )
+    if row.maps:
+        comparison_maps.localize_row(row, run, comparison_maps.test_truth(data), data=data, device=device)
     return predictions
+
+
+def taught(teacher: str, recipe: Recipe, *, data: Path, out: Path, device: str) -> Path:
+    """The logits that a teacher says of a recipe's views; rows of the same seed, epochs and augmentation share them.
+
+    Raises:
+        CxrError: No teacher was named.
+    """
+    from cxrlib.data.store import ImageStore
+    from cxrlib.distillation import load_teacher, make_logits
+    from cxrlib.training.setup import chosen_labels, find_device, split_rows
+
+    if not teacher:
+        raise CxrError("these rows learn from a teacher: train one on the same store (train cpu) and give --teacher RUN")
+    store, device = ImageStore.open(data), find_device(device)
+    rows, _ = split_rows(store, chosen_labels(store, recipe)[1], recipe)
+    folder = out / "runs" / f"logits-{recipe.epochs}-epochs-seed{recipe.seed}"
+    make_logits(
+        store, folder, load_teacher(teacher, device=device), rows=rows, seed=recipe.seed, epochs=recipe.epochs,
+        ranges=recipe.ranges, device=device, progress=True,
+    )  # fmt: skip
+    return folder
 
 
 def pretrained(start: str, seed: int, *, data: Path, out: Path, device: str) -> Path:
@@ -104,12 +148,20 @@ def pretrained(start: str, seed: int, *, data: Path, out: Path, device: str) -> 
     return folder / "encoder.safetensors"
 
 
-def gather(comparison: Comparison, out: Path, seeds: tuple[int, ...]) -> dict:
+def gather(comparison: Comparison, out: Path, seeds: tuple[int, ...], *, data: Path | None = None) -> dict:
     """Reads the predictions of every row and seed and puts the table together.
+
+    Args:
+        comparison: What was compared.
+        out: Its folder.
+        seeds: All of them.
+        data: The store, which holds the true boxes. Needed where rows have maps.
 
     Raises:
         CxrError: A row was not scored yet, or two rows were scored on different images.
     """
+    from cxrlib import comparison_maps
+
     scored, first = {}, None
     for row in comparison.rows:
         paths = [run_folder(out, row, seed) / "evaluation" / "test" / "predictions.npz" for seed in seeds]
@@ -169,6 +221,7 @@ def gather(comparison: Comparison, out: Path, seeds: tuple[int, ...]) -> dict:
         "versions": made["versions"],
         "findings": findings,
         "rows": rows,
+        "localization": comparison_maps.gather_maps(comparison, lambda row, seed: run_folder(out, row, seed), seeds, data=data),
     }
 
 
@@ -182,6 +235,8 @@ def cost(row: Row, findings: int) -> tuple[int, int]:
 
 def as_text(result: dict) -> str:
     """The comparison as a table for a terminal."""
+    from cxrlib.comparison_maps import maps_text
+
     width = max(len(row["words"]) for row in result["rows"])
     seeds = len(result["seeds"])
     lines = [
@@ -203,7 +258,7 @@ def as_text(result: dict) -> str:
         )
     over = "of the mean over the seeds" if seeds > 1 else "of one seed"
     lines.append(f"intervals: {over}, 1,000 bootstrap samples of patients, the same for every row")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + (maps_text(result["localization"]) if result.get("localization") else "")
 
 
 def write(result: dict, folder: Path) -> None:
@@ -227,6 +282,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="runs and tables; new, or one to go on with")
     parser.add_argument("--seeds", default="0,1,2", help="with commas between; default: 0,1,2")
     parser.add_argument("--rows", help="only these rows, with commas between; no table is written unless all are there")
+    parser.add_argument("--priors", default="", metavar="PRIORS", help="regions made by priors make, for CLARiTy's rows")
+    parser.add_argument("--teacher", default="", metavar="RUN", help="a run on the same store, for the rows that learn from a teacher")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
 
 
@@ -247,9 +304,11 @@ def run(args: argparse.Namespace) -> int:
         for row in comparison.rows:
             if row.name in chosen:
                 print(f"== {row.words}, seed {seed}", flush=True)
-                train_row(row, seed, data=Path(args.data), out=out, device=args.device)
+                train_row(
+                    row, seed, data=Path(args.data), out=out, device=args.device, priors=args.priors, teacher=args.teacher
+                )
     if len(chosen) == len(names):
-        result = gather(comparison, out, seeds)
+        result = gather(comparison, out, seeds, data=Path(args.data))
         write(result, out / comparison.name)
         print(as_text(result), end="")
         print(f"written to {out / comparison.name}")

@@ -24,6 +24,8 @@ class Row:
     """How it is trained; the seed is set by the comparison."""
     start: str = ""
     """Self-supervised pre-training that its weights come from, as METHOD:RECIPE, for example "gmml:lt_cpu". Empty: none."""
+    maps: tuple[str, ...] = ()
+    """Kinds of map (`cxrlib.localization.maps.MAP_METHODS`) that are scored against the true boxes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Comparison:
     """The row that the others are subtracted from."""
     commands: tuple[str, ...]
     """What leads to the table, with generic paths."""
+    reference_maps: tuple[str, str] = ("", "")
+    """Row and kind of map that the other maps are subtracted from."""
 
 
 LT_COMMANDS = (
@@ -166,6 +170,62 @@ def nih_mini_gmml() -> Comparison:
     )
 
 
+CLARITY_START = "gmml:clarity_cpu"
+OWN_MAPS = ("fused", "class_attention", "heatmap")
+
+
+def clarity_row(
+    name: str, words: str, start: str = CLARITY_START, maps: tuple[str, ...] = OWN_MAPS, losses: dict[str, float] | None = None,
+    **options: Any,
+) -> Row:  # fmt: skip
+    """A row on the recipe `clarity_cpu`, with some options and weights of losses changed."""
+    recipe = recipes.clarity_cpu()
+    if options.get("segment_cam") is False:
+        maps = ("class_attention",)
+    changed = dataclasses.replace(recipe, options=recipe.options | options, losses=recipe.losses | (losses or {}))
+    return Row(name, words, changed, start, maps)
+
+
+def plain_row(name: str, words: str, model: str, maps: tuple[str, ...], **options: Any) -> Row:
+    """Another model on CLARiTy's recipe: same sizes, steps and start; no teacher, no regions."""
+    recipe = dataclasses.replace(recipes.clarity_cpu(), model=model, options=options, losses={})
+    return Row(name, words, recipe, CLARITY_START, maps)
+
+
+def clarity_ladder() -> Comparison:
+    """CLARiTy with one part exchanged or taken away at a time; the way up to it, part by part; and the models without it."""
+    no_masks = {"proximity": 0.0, "confinement": 0.0}
+    bare = {"orthogonal": 0.0, "teacher": 0.0}
+    rows = (
+        clarity_row("clarity", "CLARiTy, whole"),
+        clarity_row("clarity_no_cam", "no SegmentCAM", segment_cam=False),
+        clarity_row("clarity_cct", "CCT in place of OCT", losses={"orthogonal": 0.0, "contrastive": 1.0}),
+        clarity_row("clarity_random", "random start", start=""),
+        clarity_row("clarity_gap", "GAP in place of attention pooling", pool="mean"),
+        clarity_row("clarity_no_priors", "no proximity, no confinement", losses=no_masks),
+        clarity_row("clarity_no_teacher", "no teacher", losses={"teacher": 0.0}),
+        clarity_row("tokens", "class tokens alone (GAP)", losses=bare, segment_cam=False, pool="mean"),
+        clarity_row("tokens_pool", "+ attention pooling", losses=bare, segment_cam=False),
+        clarity_row("tokens_oct", "+ OCT", losses={"teacher": 0.0}, segment_cam=False),
+        plain_row("vit", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention")),
+        plain_row("lt_vit", "LT-ViT", "lt_vit", ("label_attention", "grad_cam", "gradient_attention"), n2=2, token_std=0.02),
+    )
+    return Comparison(
+        "clarity_ladder",
+        "CLARiTy, part by part, on phantoms",
+        "What is each part of CLARiTy worth, for AUROC and for where it looks?",
+        rows,
+        "clarity",
+        (
+            *LT_COMMANDS,
+            "python -m cxrlib priors make STORE PRIORS --source phantom --phantom COHORT",
+            "python -m cxrlib train cpu --data STORE --out TEACHER",
+            "python -m cxrlib compare clarity_ladder --data STORE --priors PRIORS --teacher TEACHER --out FOLDER",
+        ),
+        ("clarity", "fused"),
+    )
+
+
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
-    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml)
+    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml, clarity_ladder)
 }

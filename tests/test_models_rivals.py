@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_store import tiny_store
@@ -18,7 +19,7 @@ from cxrlib.models.cost import parameters
 from cxrlib.models.query2label import query2label_loss
 from cxrlib.training import loop, train
 from cxrlib.training.checkpoint import read_tensors
-from cxrlib.training.objectives import objective_of
+from cxrlib.training.objectives import OBJECTIVES, Part
 
 SIZES = {"image_size": (24, 16), "patch_size": 8, "in_channels": 1, "width": 12, "depth": 2, "heads": 3}
 NAN = float("nan")
@@ -307,7 +308,9 @@ def test_every_parameter_is_trained_in_its_own_group(name):
     model = build_model(name, {}, num_classes=5, **SIZES)
     model.head.weight.data.normal_()
     torch.manual_seed(1)
-    objective_of(name)(model, images(4), (torch.rand(4, 5) > 0.5).float(), 20).backward()
+    labels_BC = (torch.rand(4, 5) > 0.5).float()
+    part = Part(np.arange(4), torch.eye(2, 3).expand(4, 2, 3), 0.0, known=20.0, present=float(labels_BC.sum()), images=4.0)
+    OBJECTIVES[name](model, images(4), labels_BC, part).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
     if name == "c_tran":
         assert model.state_embed.weight.grad[0].abs().sum() == 0 and model.state_embed.weight.grad[1:].abs().sum() > 0
@@ -346,11 +349,11 @@ def test_a_run_that_dies_goes_on_to_the_same_bits(tmp_path, monkeypatch, name, o
     train(recipe, store.folder, tmp_path / "whole", device="cpu")
     real, calls = loop.train_step, []
 
-    def dies(*args):
+    def dies(*args, **options):
         calls.append(1)
         if len(calls) == 4:
             raise RuntimeError("power cut")
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(loop, "train_step", dies)
     with pytest.raises(RuntimeError, match="power cut"):

@@ -18,7 +18,8 @@ from cxrlib.models import Clarity
 from cxrlib.phantom import write_cohort
 from cxrlib.priors import make_priors, phantom_source
 from cxrlib.priors.moving import move_regions, to_patches
-from cxrlib.training.clarity import ClarityObjective, batch_rows
+from cxrlib.training.clarity import ClarityObjective
+from cxrlib.training.objectives import Part
 from cxrlib.training.start import start_head_at_prevalence, start_weights
 
 RECIPE = dataclasses.replace(recipes.mu(), image_size=48, batch=16)
@@ -36,24 +37,20 @@ def data(tmp_path_factory):
 
 
 def batches(store, rows, epoch):
-    """What the training loop shows: (img_BIYX, labels, rows, matrices)."""
-    for number, batch in enumerate(
-        training_batches(store.images_NYX, store.labels_NC, rows, batch=RECIPE.batch, seed=RECIPE.seed, epoch=epoch)
-    ):
+    """What the training loop shows: (img_BIYX, labels_BC, part)."""
+    for batch in training_batches(store.images_NYX, store.labels_NC, rows, batch=RECIPE.batch, seed=RECIPE.seed, epoch=epoch):
         img_BIYX, matrix_B23 = augment(to_float(batch.img_BYX), batch.draws_BK, RECIPE.ranges)
-        rows_B = batch_rows(rows, batch=RECIPE.batch, seed=RECIPE.seed, epoch=epoch, number=number)
-        yield normalise(img_BIYX, mean=(0.5,), std=(0.25,)), batch.labels_BC, rows_B, matrix_B23
+        told = Part(batch.rows_B.numpy(), matrix_B23, float(epoch), batch.known, batch.present, batch.images)
+        yield normalise(img_BIYX, mean=(0.5,), std=(0.25,)), batch.labels_BC, told
 
 
 @pytest.mark.parametrize("rank, world", [(0, 1), (1, 2)])
-def test_batch_rows_are_those_of_the_feed(data, rank, world):
+def test_a_batch_says_which_rows_it_is(data, rank, world):
     store, _ = data
     rows = np.asarray(store.where(split="train_val"))
-    for number, batch in enumerate(
-        training_batches(store.images_NYX, store.labels_NC, rows, batch=10, seed=3, epoch=2, rank=rank, world=world)
-    ):
-        rows_B = batch_rows(rows, batch=10, seed=3, epoch=2, number=number, rank=rank, world=world)
-        assert np.array_equal(store.images_NYX[rows_B], batch.img_BYX.numpy())
+    for batch in training_batches(store.images_NYX, store.labels_NC, rows, batch=10, seed=3, epoch=2, rank=rank, world=world):
+        assert np.array_equal(store.images_NYX[batch.rows_B], batch.img_BYX.numpy())
+        assert batch.images == 10
 
 
 def test_the_objective_is_the_sum_of_its_terms_on_the_moved_regions_and_the_teachers_words(data, tmp_path):
@@ -75,21 +72,21 @@ def test_the_objective_is_the_sum_of_its_terms_on_the_moved_regions_and_the_teac
         wait_epochs=0.0, ramp_epochs=4.0,
     )  # fmt: skip
     columns = [store.findings.index(name) for name in findings]
-    img_BIYX, labels_BC, rows_B, matrix_B23 = next(batches(store, rows, 1))
-    loss = objective(model, img_BIYX, labels_BC[:, columns], rows_B=rows_B, matrix_B23=matrix_B23, epoch=1, done=1.0)
+    img_BIYX, labels_BC, part = next(batches(store, rows, 1))
+    labels_BC = labels_BC[:, columns]
+    part = part._replace(known=float(labels_BC.numel()), present=float(labels_BC.sum()))  # of these findings
+    loss = objective(model, img_BIYX, labels_BC, part)
 
-    region_BCyx = to_patches(move_regions(priors.regions(rows_B)[:, columns], matrix_B23, image=48), (6, 6))
+    region_BCyx = to_patches(move_regions(priors.regions(part.rows_B)[:, columns], part.matrix_B23, image=48), (6, 6))
     said_BC = teacher.logits(img_BIYX * 0.25 + 0.5)[:, columns]
-    out = clarity_forward(model, img_BIYX, labels_BC[:, columns], weights)
-    terms = clarity_terms(out, labels_BC[:, columns], region_BCyx, said_BC, weights=weights)
+    out = clarity_forward(model, img_BIYX, labels_BC, weights)
+    terms = clarity_terms(out, labels_BC, region_BCyx, said_BC, weights=weights)
     torch.testing.assert_close(loss, weighted_sum(terms, weights, ramp=0.25), atol=1e-3, rtol=1e-3)  # logits have 16 bits
     assert 0.05 < region_BCyx.mean() < 0.95 and len(terms) == 9
-    other = weighted_sum(clarity_terms(out, labels_BC[:, columns], region_BCyx, weights=weights), weights, ramp=0.25)
+    other = weighted_sum(clarity_terms(out, labels_BC, region_BCyx, weights=weights), weights, ramp=0.25)
     assert abs(loss.item() - other.item()) > 0.01  # the teacher does say something else
     with pytest.raises(CxrError, match="priors"):
-        dataclasses.replace(objective, priors=None)(
-            model, img_BIYX, labels_BC[:, columns], rows_B=rows_B, matrix_B23=matrix_B23, epoch=1, done=1.0
-        )
+        dataclasses.replace(objective, priors=None)(model, img_BIYX, labels_BC, part)
 
 
 def test_mask_terms_wait_and_grow(data):
@@ -99,11 +96,11 @@ def test_mask_terms_wait_and_grow(data):
     torch.manual_seed(0)
     model = Clarity(num_classes=14, **SIZES)
     objective = ClarityObjective(findings=store.findings, grid=model.grid, image_size=48, priors=priors, wait_epochs=2.0, ramp_epochs=4.0)
-    img_BIYX, labels_BC, rows_B, matrix_B23 = next(batches(store, rows, 0))
+    img_BIYX, labels_BC, part = next(batches(store, rows, 0))
 
     def loss(done: float) -> float:
         model.zero_grad()
-        value = objective(model, img_BIYX, labels_BC, rows_B=rows_B, matrix_B23=matrix_B23, epoch=0, done=done)
+        value = objective(model, img_BIYX, labels_BC, part._replace(done=done))
         value.backward()
         return value.item()
 
@@ -130,10 +127,10 @@ def test_a_step_on_the_whole_loss_goes_down(data):
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    img_BIYX, labels_BC, rows_B, matrix_B23 = next(batches(store, rows, 0))
+    img_BIYX, labels_BC, part = next(batches(store, rows, 0))
     losses = []
     for _ in range(6):
-        loss = objective(model, img_BIYX, labels_BC, rows_B=rows_B, matrix_B23=matrix_B23, epoch=0, done=0.0)
+        loss = objective(model, img_BIYX, labels_BC, part)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

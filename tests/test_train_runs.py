@@ -87,12 +87,12 @@ def test_a_run_that_dies_at_any_step_goes_on_to_the_same_bits(whole, store, tmp_
     """Four steps make an epoch: the stops are before any checkpoint, in mid-epoch, at an epoch's last step, and later."""
     real, calls = loop.train_step, 0
 
-    def dies(*args):
+    def dies(*args, **options):
         nonlocal calls
         if calls == stop:
             raise RuntimeError("power cut")
         calls += 1
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(loop, "train_step", dies)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -237,12 +237,12 @@ def test_a_full_disk_keeps_what_was_saved(store, tmp_path, monkeypatch):
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(whole, store, tmp_path, monkeypatch):
     real, calls = loop.train_step, 0
 
-    def dies(*args):
+    def dies(*args, **options):
         nonlocal calls
         calls += 1
         if calls > 6:
             raise RuntimeError("power cut")
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(loop, "train_step", dies)
     with pytest.raises(RuntimeError):

@@ -2,7 +2,7 @@
 
 That is what lets a killed run go on exactly where it was, on any number of devices.
 
-Letters of shapes: N images of the store, B batch, K draws per image, C findings, Y X pixels.
+Letters of shapes: N images of the store, B batch, G whole global batch, K draws per image, C findings, Y X pixels.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,14 @@ class Batch(NamedTuple):
     """0, 1 or NaN (unknown), float32."""
     draws_BK: Tensor
     """The uniform numbers that fix each image's augmentation."""
+    rows_B: Tensor
+    """Which rows of the store these are, int64."""
     known: float
     """Known labels in the whole global batch: what the loss divides by, the same on every device."""
+    present: float
+    """Of these, the labels that are 1."""
+    images: float
+    """Images in the whole global batch."""
 
 
 def epoch_order(n: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -72,11 +78,14 @@ def training_batches(
     draws_NK = epoch_draws(len(rows), seed=seed, epoch=epoch)
     for number in range(start, steps_per_epoch(len(rows), batch)):
         whole = order[number * batch : (number + 1) * batch]
-        known = float((~np.isnan(labels_NC[rows[whole]])).sum())
+        labels_GC = labels_NC[rows[whole]]
         mine = whole[rank::world]
         yield Batch(
             torch.from_numpy(np.ascontiguousarray(images_NYX[rows[mine]])),
             torch.from_numpy(np.ascontiguousarray(labels_NC[rows[mine]])),
             torch.from_numpy(draws_NK[mine]),
-            max(known, 1.0),
+            torch.from_numpy(rows[mine].astype(np.int64)),
+            known=max(float((~np.isnan(labels_GC)).sum()), 1.0),
+            present=max(float((labels_GC == 1).sum()), 1.0),
+            images=float(len(whole)),
         )

@@ -41,6 +41,15 @@ def gmml_lt_cpu() -> GmmlRecipe:
     return dataclasses.replace(gmml_cpu(), name="gmml_lt_cpu", width=64, depth=4, heads=2, epochs=12)
 
 
+def gmml_clarity_cpu() -> GmmlRecipe:
+    """`gmml cpu` in the shape of training's `clarity_cpu`: the start of CLARiTy's ladder.
+
+    Command: python -m cxrlib pretrain gmml clarity_cpu --data STORE --out RUN
+    Cost: 10 minutes on one thread.
+    """
+    return dataclasses.replace(gmml_cpu(), name="gmml_clarity_cpu", patch_size=8, width=64, depth=4, heads=2, epochs=8)
+
+
 def gmml_nih_mini() -> GmmlRecipe:
     """`gmml cpu` in the shape of training's `nih_mini`, for about 1,300 genuine radiographs.
 
@@ -116,7 +125,7 @@ def dino_small_224() -> DinoRecipe:
 
 
 RECIPES: dict[str, dict[str, Callable[[], PretrainRecipe]]] = {
-    "gmml": {"mu": gmml_mu, "cpu": gmml_cpu, "lt_cpu": gmml_lt_cpu, "nih_mini": gmml_nih_mini, "small_224": gmml_small_224},
+    "gmml": {"mu": gmml_mu, "cpu": gmml_cpu, "lt_cpu": gmml_lt_cpu, "clarity_cpu": gmml_clarity_cpu, "nih_mini": gmml_nih_mini, "small_224": gmml_small_224},
     "dino": {"mu": dino_mu, "cpu": dino_cpu, "lt_cpu": dino_lt_cpu, "small_224": dino_small_224},
 }
 """Method -> name on the command line -> recipe."""

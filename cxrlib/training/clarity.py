@@ -4,26 +4,24 @@ Letters of shapes: B images of this part of a batch, C findings, I channels, Y X
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
 
-from cxrlib.data.feed import epoch_order
+from cxrlib.data.store import ImageStore
+
 from cxrlib.distillation.logits import LogitStore
+from cxrlib.errors import CxrError
 from cxrlib.losses.clarity import Counts, Weights, clarity_forward, clarity_terms, weighted_sum
 from cxrlib.priors import PriorStore, move_regions, to_patches
+from cxrlib.recipes import Recipe
 
+if TYPE_CHECKING:
+    from cxrlib.training.objectives import Part
 
-def batch_rows(rows: np.ndarray, *, batch: int, seed: int, epoch: int, number: int, rank: int = 0, world: int = 1) -> np.ndarray:
-    """Which rows of the store make up batch `number` of an epoch, in the order of `training_batches`' images.
-
-    Args:
-        rows: The images to train on.
-        batch, seed, epoch, rank, world: As `training_batches` was called with.
-        number: Of the batch within the epoch, from 0.
-    """
-    whole = epoch_order(len(rows), seed=seed, epoch=epoch)[number * batch : (number + 1) * batch]
-    return rows[whole[rank::world]]
+SCHEDULE = ("wait_epochs", "ramp_epochs")
+"""What `Recipe.losses` may name beside the weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,43 +48,66 @@ class ClarityObjective:
     ramp_epochs: float = 5.0
     """Epochs after these, over which the mask terms grow to their weights, in a straight line. 0: at once."""
 
-    def __call__(
-        self,
-        model: nn.Module,
-        img_BIYX: Tensor,
-        labels_BC: Tensor,
-        *,
-        rows_B: np.ndarray,
-        matrix_B23: Tensor,
-        epoch: int,
-        done: float,
-        counts: Counts | None = None,
-    ) -> Tensor:
+    def __call__(self, model: nn.Module, img_BIYX: Tensor, labels_BC: Tensor, part: "Part") -> Tensor:
         """The scalar to go down.
 
         Args:
             model: CLARiTy, wrapped or not.
             img_BIYX: Augmented, normalised images.
             labels_BC: 0, 1 or NaN.
-            rows_B: Their rows in the image store: see `batch_rows`.
-            matrix_B23: What moved them, from `augment`.
-            epoch: From 0.
-            done: Epochs trained so far, with their fraction.
-            counts: Of the whole batch, if this is a part of one.
+            part: Their rows, what moved them, how far training is, and the counts of the whole batch.
 
         Raises:
             CxrError: Regions are needed and there are none, or a store does not cover these images or findings.
         """
         region_BCyx = teacher_BC = None
         if self.priors is not None:
-            regions_BCSS = self.priors.regions(rows_B, self.findings).to(img_BIYX.device)
-            region_BCyx = to_patches(move_regions(regions_BCSS, matrix_B23, image=self.image_size), self.grid)
+            regions_BCSS = self.priors.regions(part.rows_B, self.findings).to(img_BIYX.device)
+            region_BCyx = to_patches(move_regions(regions_BCSS, part.matrix_B23, image=self.image_size), self.grid)
         if self.teacher is not None:
-            teacher_BC = self.teacher.logits(epoch, rows_B, self.findings).to(img_BIYX.device)
+            teacher_BC = self.teacher.logits(int(part.done), part.rows_B, self.findings).to(img_BIYX.device)
         ramp = 0.0
-        if done >= self.wait_epochs:
-            ramp = min((done - self.wait_epochs) / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
+        if part.done >= self.wait_epochs:
+            ramp = min((part.done - self.wait_epochs) / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
         weights = self.weights if ramp else self.weights.without_masks()
         out = clarity_forward(model, img_BIYX, labels_BC, weights)
+        counts = Counts(part.known, part.images, part.present)
         terms = clarity_terms(out, labels_BC, region_BCyx, teacher_BC, weights=weights, counts=counts)
         return weighted_sum(terms, weights, ramp=ramp)
+
+
+def clarity_objective(
+    recipe: Recipe, store: ImageStore, findings: tuple[str, ...], train_rows: np.ndarray, *, grid: tuple[int, int]
+) -> ClarityObjective:
+    """The objective that a recipe describes, with its regions and its teacher's logits opened.
+
+    Raises:
+        CxrError: A loss is unknown, regions are needed and not given, or a store does not belong to these images and views.
+    """
+    schedule = {name: float(value) for name, value in recipe.losses.items() if name in SCHEDULE}
+    given = {name: float(value) for name, value in recipe.losses.items() if name not in SCHEDULE}
+    unknown = [name for name in given if name not in Weights._fields]
+    if unknown:
+        raise CxrError(f"clarity has no loss {unknown[0]!r}: choose among {', '.join((*Weights._fields, *SCHEDULE))}")
+    weights = Weights(**given)
+    if not recipe.options.get("segment_cam", True):
+        weights = weights.without_masks()
+    if (weights.proximity or weights.confinement) and not recipe.priors:
+        raise CxrError(
+            "clarity's proximity and confinement need each finding's region: make them once with python -m cxrlib priors make "
+            "STORE PRIORS and give --priors PRIORS, or switch both off with --loss proximity=0 --loss confinement=0"
+        )
+    teacher = None
+    if recipe.teacher:
+        teacher = LogitStore.open(
+            recipe.teacher, store, train_rows, seed=recipe.seed, epochs=recipe.epochs, ranges=recipe.ranges
+        )
+    return ClarityObjective(
+        findings=findings,
+        grid=grid,
+        image_size=recipe.image_size,
+        weights=weights,
+        priors=PriorStore.open(recipe.priors, store) if recipe.priors and (weights.proximity or weights.confinement) else None,
+        teacher=teacher,
+        **schedule,
+    )

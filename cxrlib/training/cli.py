@@ -33,6 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--option", action="append", type=option, metavar="NAME=VALUE", help="an argument of that model; may be repeated"
     )
+    parser.add_argument("--priors", metavar="PRIORS", help=text["priors"])
+    parser.add_argument("--teacher", metavar="LOGITS", help=text["teacher"])
+    parser.add_argument(
+        "--loss", action="append", type=option, metavar="NAME=WEIGHT", help="the weight of one of that model's losses; may be repeated"
+    )
     parser.add_argument(
         "--findings", type=parse_findings, metavar="A,B,...",
         help=f"the findings to learn: names with commas between, or one of {', '.join(FINDING_GROUPS)}",
@@ -75,24 +80,15 @@ def option(text: str) -> tuple[str, int | float | bool | str]:
 def run(args: argparse.Namespace) -> int:
     """Trains; 0 when finished, 128 + signal when stopped by one."""
     recipe = recipes.get(args.recipe)
-    names = ("epochs", "batch", "lr", "seed", "weights", "model", "findings")
+    names = ("epochs", "batch", "lr", "seed", "weights", "model", "findings", "priors", "teacher")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.option:
-        # Options belong to a model: another model begins without the recipe's own.
-        kept = recipe.options if args.model in (None, recipe.model) else {}
-        changes["options"] = kept | dict(args.option)
-    elif args.model not in (None, recipe.model):
-        changes["options"] = {}
+    # Options and losses belong to a model: another model begins without the recipe's own.
+    same = args.model in (None, recipe.model)
+    changes["options"] = (recipe.options if same else {}) | dict(args.option or ())
+    changes["losses"] = (recipe.losses if same else {}) | dict(args.loss or ())
     recipe = dataclasses.replace(recipe, **changes)
     options = run_options(args)
     from cxrlib.training import train
-    from cxrlib.training.objectives import objective_of
 
-    objective_of(recipe.model)  # refuses a model that cannot be trained, before anything is written
-    result = train(
-        recipe,
-        args.data,
-        args.out,
-        **options,
-    )
+    result = train(recipe, args.data, args.out, **options)
     return 128 + result["stopped"] if "stopped" in result else 0

@@ -27,7 +27,7 @@ from cxrlib.metrics import auroc, macro
 from cxrlib.predict import predict
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import BEST, save_checkpoint, write_tensors
-from cxrlib.training.objectives import objective_of
+from cxrlib.training.objectives import Objective, Part
 from cxrlib.training.optim import set_lr, warmup_cosine
 from cxrlib.training.setup import Progress, Run, setup
 from cxrlib.training.signals import Signals
@@ -105,7 +105,8 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 lr = warmup_cosine(progress.step, steps=steps, warmup=warmup, peak=recipe.lr, floor=recipe.min_lr)
                 set_lr(run.optimizer, lr)
                 seed_step(recipe.seed, progress.step, fabric.global_rank)
-                loss, norm = train_step(fabric, run.model, run.optimizer, batch, recipe)
+                done = progress.step / run.epoch_steps
+                loss, norm = train_step(fabric, run.model, run.optimizer, run.objective, batch, recipe, done=done)
                 run.ema.update(run.model.module, step=progress.step + 1)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise CxrError(
@@ -153,25 +154,37 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
 
 
 def train_step(
-    fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    done: float = 0.0,
 ) -> tuple[float, float]:
     """One step down the gradient of the global batch's loss.
 
     The batch may be computed in parts and on several devices: each part's loss is divided by the known labels of the whole
     global batch, so that all parts add up to the same gradient as one large batch.
 
+    Args:
+        objective: From `make_objective`.
+        done: Epochs trained before this step, with their fraction.
+
     Returns:
         (loss of the global batch, norm of its gradient before clipping).
     """
-    total, objective = torch.zeros((), device=fabric.device), objective_of(recipe.model)
+    total = torch.zeros((), device=fabric.device)
     parts = range(0, len(batch.img_BYX), recipe.micro_batch)
     for start in parts:
         part = slice(start, start + recipe.micro_batch)
         img_BYX, labels_BC, draws_BK = (field[part].to(fabric.device) for field in batch[:3])
-        img_BIYX, _ = augment(to_float(img_BYX), draws_BK, recipe.ranges)
+        img_BIYX, matrix_B23 = augment(to_float(img_BYX), draws_BK, recipe.ranges)
+        told = Part(batch.rows_B[part].numpy(), matrix_B23, done, batch.known, batch.present, batch.images)
         # Gradients meet once per step, with the last part; DDP averages them, so each process multiplies by their number.
         with fabric.no_backward_sync(model, enabled=start != parts[-1]):
-            loss = objective(model, normalise(img_BIYX, mean=recipe.mean, std=recipe.std), labels_BC, batch.known)
+            loss = objective(model, normalise(img_BIYX, mean=recipe.mean, std=recipe.std), labels_BC, told)
             fabric.backward(loss * fabric.world_size)
         total += loss.detach()
     norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)

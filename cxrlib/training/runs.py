@@ -67,7 +67,7 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
         "weights_sha256": sha256_of(weights) if recipe.weights and weights.is_file() else None,
     }
     if (folder / "run.json").exists():
-        _same_or_raise(folder, read_json(folder / "run.json"), identity)
+        _same_or_raise(folder, _filled(read_json(folder / "run.json")), identity)
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CxrError(f"{folder} is not empty and holds no run: choose another --out")
@@ -79,6 +79,14 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
         "commit": git_commit(),
     }
     write_json(folder / "run.json", identity | made)
+
+
+def _filled(stored: dict) -> dict:
+    """A stored run with the fields that recipes got later at their defaults, so that an older run can go on."""
+    try:
+        return stored | {"recipe": Recipe.from_json(stored["recipe"]).to_json()}
+    except (CxrError, KeyError):  # another kind of run: the comparison says so
+        return stored
 
 
 def _same_or_raise(folder: Path, stored: dict, wanted: dict) -> None:

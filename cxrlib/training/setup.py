@@ -18,6 +18,7 @@ from cxrlib.io import atomic_write
 from cxrlib.models.weights import start_from
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import load_checkpoint, sweep
+from cxrlib.training.objectives import Objective, make_objective
 from cxrlib.training.optim import make_ema, make_optimizer
 from cxrlib.training.runs import Log, start_or_resume
 from cxrlib.training.start import start_head_at_prevalence, start_weights
@@ -54,6 +55,7 @@ class Run:
     folder: Path
     fabric: Fabric
     model: nn.Module
+    objective: Objective
     ema: ModelEmaV3
     optimizer: torch.optim.Optimizer
     train_rows: np.ndarray
@@ -74,9 +76,10 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     fabric = make_fabric(device, devices, batch=recipe.batch)
     torch.manual_seed(recipe.seed)
     model = recipe.build(len(findings))
+    objective = make_objective(recipe, store, findings, train_rows, grid=getattr(model, "grid", None))
     start_weights(model, recipe.init)
     fresh = start_from(model, recipe.weights) if recipe.weights else {"head.weight"}
-    if "head.weight" in fresh:
+    if any(name.startswith("head.") for name in fresh):
         start_head_at_prevalence(model, labels_NC[train_rows])
         if hasattr(model, "start_at"):  # CLARiTy has a second head
             model.start_at(model.head.bias.detach().clone())
@@ -94,7 +97,7 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     progress = Progress(**saved) if saved else Progress()
     fabric.barrier()
     log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
-    return Run(recipe, store, labels_NC, folder, fabric, model, ema, optimizer, train_rows, held_rows, progress, log)
+    return Run(recipe, store, labels_NC, folder, fabric, model, objective, ema, optimizer, train_rows, held_rows, progress, log)
 
 
 def open_store(data: str | Path, recipe) -> ImageStore:
