@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 
+from cxrlib import bench_clarity
 from cxrlib.bench_lt_vit import bench_lt_vit
 from cxrlib.data.timing import bench_store
 from cxrlib.errors import CxrError
@@ -89,6 +90,10 @@ def bench(device: str = "cpu", *, quick: bool = False) -> dict:
         "lt_vit": bench_lt_vit(
             device, size=64 if quick else 512, batch=batch // 2, pairs=2 if quick else pairs, memory_batch=1 if quick else 4
         ),
+        "clarity": bench_clarity.bench_clarity(
+            device, size=64 if quick else 512, step_size=64 if quick else 224, batch=batch // 2, pairs=2 if quick else pairs,
+            memory_batch=1 if quick else 4,
+        ),
     }
 
 
@@ -108,12 +113,13 @@ def as_text(readings: dict) -> str:
         ("  with attention written out instead", f"{lt_vit['explicit_time_ratio']:.3f}x the time", "none",
          f"{lt_vit['explicit_s_per_image']:.3f} s an image"),
         ("  and its peak memory", f"{lt_vit['explicit_memory_ratio']:.3f}x", "none", f"{lt_vit['explicit_mib']:.1f} MiB"),
+        *bench_clarity.as_rows(readings["clarity"]),
     ]  # fmt: skip
     head = (
         f"{where['device']}, {where['cpus']} CPUs, {where['torch_threads']} torch threads, {where['system']}, "
         f"torch {where['versions']['torch']}"
     )
-    return "\n".join([head, *(f"{what:<43}{value:>16}  (goal: {goal})  {how}" for what, value, goal, how in rows)]) + "\n"
+    return "\n".join([head, *(f"{what:<54}{value:>16}  (goal: {goal})  {how}" for what, value, goal, how in rows)]) + "\n"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -36,18 +36,22 @@ def stacked(model: Clarity, img_BIYX: Tensor) -> tuple[Tensor, Tensor]:
     return logits_BC, attention_BCP.unflatten(-1, model.grid)
 
 
-def bench_maps(device: str, *, size: int, batch: int, pairs: int) -> dict:
+def bench_maps(device: str, *, size: int, batch: int, pairs: int, memory_batch: int) -> dict:
     """Time and peak memory of a forward pass with maps, without, and with stacked explicit attention."""
     torch.manual_seed(0)
     model = Clarity(image_size=size).to(device).eval()
-    img_BIYX = torch.randn(batch, 3, size, size, device=device)
-    works = [lambda: model(img_BIYX, maps=True), lambda: model(img_BIYX), lambda: stacked(model, img_BIYX)]
-    works = [torch.inference_mode()(torch.autocast(device, torch.bfloat16, enabled=device == "cuda")(work)) for work in works]
-    maps, plain, explicit = alternate(*works, pairs=pairs, device=device)
-    maps_bytes, _, explicit_bytes = (peak_bytes(work, device=device) for work in works)
+
+    def passes(count: int) -> list:
+        img_BIYX = torch.randn(count, 3, size, size, device=device)
+        works = [lambda: model(img_BIYX, maps=True), lambda: model(img_BIYX), lambda: stacked(model, img_BIYX)]
+        return [torch.inference_mode()(torch.autocast(device, torch.bfloat16, enabled=device == "cuda")(w)) for w in works]
+
+    maps, plain, explicit = alternate(*passes(batch), pairs=pairs, device=device)
+    maps_bytes, _, explicit_bytes = (peak_bytes(work, device=device) for work in passes(memory_batch))
     return {
         "size": size,
         "batch": batch,
+        "memory_batch": memory_batch,
         "rounds": pairs,
         "maps_s_per_image": statistics.median(maps) / batch,
         "maps_over_none": statistics.median(a / b for a, b in zip(maps, plain)),
@@ -107,9 +111,23 @@ def bench_clarity_step(device: str, *, size: int, batch: int, pairs: int) -> dic
     }
 
 
-def bench_clarity(device: str, *, size: int, step_size: int, batch: int, pairs: int) -> dict:
+def bench_clarity(device: str, *, size: int, step_size: int, batch: int, memory_batch: int, pairs: int) -> dict:
     """All readings: maps at `size` pixels, the training step at `step_size`."""
     return {
-        "maps": bench_maps(device, size=size, batch=batch, pairs=pairs),
+        "maps": bench_maps(device, size=size, batch=batch, pairs=pairs, memory_batch=memory_batch),
         "step": bench_clarity_step(device, size=step_size, batch=max(batch, 2), pairs=pairs),
     }
+
+
+def as_rows(readings: dict) -> list[tuple[str, str, str, str]]:
+    """The readings as (what, value, goal, how), for `python -m cxrlib bench`."""
+    maps, step = readings["maps"], readings["step"]
+    return [
+        (f"CLARiTy with maps at {maps['size']} px against none", f"{maps['maps_over_none']:.3f}x the time", "at most 1.12",
+         f"{maps['maps_s_per_image']:.3f} s an image with maps, batch {maps['batch']}"),
+        ("  against all attention stacked", f"{maps['maps_over_stacked']:.3f}x the time", "at most 0.65", "the same scores and maps"),
+        ("  and its peak memory", f"{maps['memory_ratio']:.3f}x", "at most 0.125",
+         f"{maps['maps_mib']:.0f} against {maps['stacked_mib']:.0f} MiB, batch {maps['memory_batch']}"),
+        (f"CLARiTy's training step at {step['size']} px against timm's", f"{step['ratio']:.3f}x the time", step["goal"],
+         f"all losses on, {step['present_per_image']:.2f} findings an image, batch {step['batch']}"),
+    ]  # fmt: skip

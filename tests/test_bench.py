@@ -54,6 +54,10 @@ def test_the_command_prints_ratios_and_writes_them(tmp_path, capsys):
     assert f"{maps['memory_ratio']:.3f}x " in said and f"{maps['explicit_memory_ratio']:.3f}x " in said
     assert min(maps["maps_mib"], maps["timm_mib"], maps["explicit_mib"]) > 0.1
     assert maps["memory_ratio"] == maps["maps_mib"] / maps["timm_mib"]
+    clarity = stored["clarity"]
+    assert f"CLARiTy with maps at {clarity['maps']['size']} px" in said and f"{clarity['maps']['maps_over_none']:.3f}x the time" in said
+    assert clarity["maps"]["memory_ratio"] == clarity["maps"]["maps_mib"] / clarity["maps"]["stacked_mib"] > 0
+    assert f"{clarity['step']['ratio']:.3f}x the time" in said and clarity["step"]["ratio"] > 0
     assert stored["store"]["png_ms"] > stored["store"]["store_ms"] > 0
     assert stored["machine"]["cpus"] >= 1 and stored["machine"]["versions"]["torch"]
 

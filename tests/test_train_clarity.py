@@ -1,13 +1,15 @@
 """CLARiTy's objective: the right rows, regions and teacher's words for each view, and mask terms that wait."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from tiny_store import tiny_store
 
 import cxrlib  # noqa: F401  (before timm: see cxrlib._compat)
-from cxrlib import recipes
+from cxrlib import cli, recipes
 from cxrlib.data import prepare, read_nih
 from cxrlib.data.augment import augment, normalise, to_float
 from cxrlib.data.feed import training_batches
@@ -20,6 +22,8 @@ from cxrlib.priors import make_priors, phantom_source
 from cxrlib.priors.moving import move_regions, to_patches
 from cxrlib.training.clarity import ClarityObjective
 from cxrlib.training.objectives import Part
+from cxrlib.training import loop, train
+from cxrlib.training.checkpoint import read_tensors
 from cxrlib.training.start import start_head_at_prevalence, start_weights
 
 RECIPE = dataclasses.replace(recipes.mu(), image_size=48, batch=16)
@@ -137,3 +141,94 @@ def test_a_step_on_the_whole_loss_goes_down(data):
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A tiny store with the template as priors, a teacher, and its logits, all by the commands that a reader would type."""
+    folder = tmp_path_factory.mktemp("small")
+    store = str(tiny_store(folder).folder)
+    assert cli.main(["priors", "make", store, str(folder / "priors"), "--source", "template", "--size", "16"]) == 0
+    assert cli.main(["train", "mu", "--data", store, "--out", str(folder / "teacher")]) == 0
+    assert cli.main(["teach", str(folder / "teacher"), "--data", store, "--recipe", "mu", "--out", str(folder / "logits")]) == 0
+    return folder
+
+
+def command(small, out, *more):
+    return ["train", "mu", "--model", "clarity", "--data", str(small / "store"), "--out", str(out), "--device", "cpu", *more]
+
+
+WHOLE = ("--loss", "wait_epochs=0.5", "--loss", "ramp_epochs=1")
+
+
+def whole(small):
+    return (*WHOLE, "--priors", str(small / "priors"), "--teacher", str(small / "logits"))
+
+
+def test_the_command_trains_the_whole_and_a_run_that_dies_goes_on_to_the_same_bits(small, tmp_path, monkeypatch):
+    assert cli.main(command(small, tmp_path / "one", *whole(small))) == 0
+    assert cli.main(["evaluate", str(tmp_path / "one"), "--split", "test"]) == 0
+    real, calls = loop.train_step, []
+
+    def dies(*args, **options):
+        calls.append(options["done"])
+        if len(calls) == 8:
+            raise RuntimeError("power cut")
+        return real(*args, **options)
+
+    monkeypatch.setattr(loop, "train_step", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe_of(small), small / "store", tmp_path / "cut", device="cpu", checkpoint_steps=1)
+    assert calls[0] == 0 and calls[-1] > 1  # into the second epoch, while the mask terms grow
+    monkeypatch.setattr(loop, "train_step", real)
+    train(recipe_of(small), small / "store", tmp_path / "cut", device="cpu")
+    one, cut = (read_tensors(tmp_path / name / "last.safetensors")[0] for name in ("one", "cut"))
+    assert one.keys() == cut.keys() and all(torch.equal(one[name], cut[name]) for name in one)
+
+
+def recipe_of(small):
+    return dataclasses.replace(
+        recipes.mu(), model="clarity", losses={"wait_epochs": 0.5, "ramp_epochs": 1}, priors=str(small / "priors"),
+        teacher=str(small / "logits"),
+    )  # fmt: skip
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(small, tmp_path):
+    """Counts are of the whole batch: two parts give the gradient of one, but for rounding."""
+    ends = []
+    for micro in (16, 5):
+        recipe = dataclasses.replace(recipe_of(small), micro_batch=micro, epochs=1, drop_path=0.0, losses={"wait_epochs": 0.0, "ramp_epochs": 0.0})
+        train(recipe, small / "store", tmp_path / str(micro), device="cpu")
+        log = (tmp_path / str(micro) / "log.jsonl").read_text().splitlines()
+        ends.append([json.loads(line)["loss"] for line in log if '"epoch"' in line])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4) and ends[0]
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        ((), "--priors PRIORS"),
+        (("--loss", "masks=1"), "no loss 'masks'"),
+        (("--priors", "nowhere"), "no finished priors"),
+        (("--loss", "proximity=0", "--loss", "confinement=0", "--teacher", "nowhere"), "no finished logits"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line_and_nothing_is_written(small, tmp_path, capsys, more, told):
+    assert cli.main(command(small, tmp_path / "run", *more)) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_logits_of_another_seed_are_refused(small, tmp_path, capsys):
+    assert cli.main(command(small, tmp_path / "run", *whole(small), "--seed", "1")) == 2
+    assert "make them again with its recipe and seed" in capsys.readouterr().err
+
+
+def test_another_model_has_none_of_these(small, tmp_path, capsys):
+    given = ["train", "mu", "--data", str(small / "store"), "--out", str(tmp_path / "run"), "--loss", "orthogonal=1"]
+    assert cli.main(given) == 2 and "leave --loss out" in capsys.readouterr().err
+
+
+def test_without_segment_cam_no_region_is_needed(small, tmp_path):
+    assert cli.main(command(small, tmp_path / "run", "--option", "segment_cam=false", "--option", "pool=mean", "--epochs", "1")) == 0
+    assert (tmp_path / "run" / "result.json").exists()

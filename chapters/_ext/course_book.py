@@ -145,7 +145,7 @@ def comparison_markdown(result: dict) -> list[str]:
     for rate in rates[:-1]:  # a row that trains at another rate than most says so here
         names = [row["words"] for row in result["rows"] if row["recipe"]["lr"] == rate]
         end += f" {' and '.join(names)}: at a rate of {rate:g}, the others at {rates[-1]:g}."
-    return [*lines, "", end, ""]
+    return [*lines, "", end, *(localization_markdown(result["localization"]) if result.get("localization") else []), ""]
 
 
 def bench_markdown(bench: dict) -> list[str]:
@@ -167,6 +167,7 @@ def bench_markdown(bench: dict) -> list[str]:
         f"| phantoms at 224 px, one process | {phantom['images_per_s']:.0f} images/s | {phantom['goal']} |",
         f"| ViT-S/16 training step, ours over timm's | {step['ratio']:.3f} | {step['goal']} |",
         *([] if "lt_vit" not in bench else lt_vit_rows(bench["lt_vit"])),
+        *([] if "clarity" not in bench else clarity_rows(bench["clarity"])),
         "",
     ]
 
@@ -180,6 +181,47 @@ def lt_vit_rows(read: dict) -> list[str]:
         f"| the same with attention written out: {time} | {read['explicit_time_ratio']:.3f} | for comparison |",
         f"| the same with attention written out: {memory} | {read['explicit_memory_ratio']:.3f} | for comparison |",
     ]
+
+
+def clarity_rows(read: dict) -> list[str]:
+    """What CLARiTy's maps and losses cost."""
+    maps, step = read["maps"], read["step"]
+    memory = f"peak memory, {maps['memory_batch']} images, weights aside"
+    return [
+        f"| CLARiTy with maps over without: forward pass at {maps['size']} px | {maps['maps_over_none']:.3f} | at most 1.12 |",
+        f"| CLARiTy with maps over all attention stacked: forward pass at {maps['size']} px | {maps['maps_over_stacked']:.3f} | at most 0.65 |",
+        f"| the same: {memory} | {maps['memory_ratio']:.3f} | at most 0.125 |",
+        f"| CLARiTy's training step, all losses, over timm's ViT-S/16 at {step['size']} px | {step['ratio']:.3f} | {step['goal']} |",
+    ]
+
+
+def localization_markdown(table: dict) -> list[str]:
+    """Where a comparison's models look: one line per kind of map, macro over the boxed findings, then by finding."""
+
+    def cell(values: list) -> str:
+        return "–" if values[0] is None else f"{values[0]:.3f}"
+
+    findings = list(table["findings"])
+    lines = [
+        "", f"Where they look: {table['boxes']:,} true boxes of {table['images']:,} test images of {table['patients']:,} patients. The "
+        "finding is given; thresholds come from the other half of the patients; macro over the boxed findings.", "",
+        "| model: map | IoU > .1 | > .3 | > .5 | interval at .5 | each seed at .5 | difference at .5 | mean IoU | pointing |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in table["rows"]:
+        macro, at_half = row["scores"]["macro"], row["scores"]["macro"]["iou>0.5"]
+        difference = row.get("difference", {}).get("iou>0.5")
+        told = "{:+.3f} ({:+.3f} to {:+.3f})".format(*difference) if difference else "reference"
+        each = " ".join(f"{value:.3f}" for value in row["macro_by_seed"]["iou>0.5"]) or "–"
+        lines.append(
+            f"| {row['words']} | {cell(macro['iou>0.1'])} | {cell(macro['iou>0.3'])} | {cell(at_half)} | {at_half[1]:.3f} to {at_half[2]:.3f} | "
+            f"{each} | {told} | {cell(macro['mean iou'])} | {cell(macro['pointing'])} |"
+        )
+    lines += ["", "IoU > .5 by finding:", "", "| model: map | " + " | ".join(name.replace("_", " ") for name in findings) + " |"]
+    lines += ["|---" * (len(findings) + 1) + "|"]
+    for row in table["rows"]:
+        lines.append(f"| {row['words']} | " + " | ".join(cell(row["scores"][name]["iou>0.5"]) for name in findings) + " |")
+    return lines
 
 
 def setup(app: Sphinx) -> dict:
