@@ -1,7 +1,7 @@
-"""Only what pyproject.toml cannot say: the package carries the stored results that chapters show.
+"""Only what pyproject.toml cannot say: the package carries the stored results and the small checkpoints that chapters show.
 
-They are kept in data/results, outside of the package, with their tables and pictures. A chapter on Colab has no checkout, only
-the installed package, so the JSON files are copied into it when it is built.
+They are kept in data/results and data/checkpoints, outside of the package, with their tables and pictures. A chapter on Colab has
+no checkout, only the installed package, so the JSON files and the weights are copied into it when it is built.
 """
 
 import shutil
@@ -23,6 +23,10 @@ class BuildWithResults(build_py):
                 target = Path(self.build_lib) / "cxrlib" / "course" / "stored" / file.parent.name / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
+        for file in sorted((HERE / "data" / "checkpoints").glob("*/*")):
+            target = Path(self.build_lib) / "cxrlib" / "course" / "checkpoints" / file.parent.name / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 setup(cmdclass={"build_py": BuildWithResults})
