@@ -271,6 +271,18 @@ def test_frozen_weights_still_have_gradient_maps():
     assert attribution.gradient_attention(model, images(), findings=3).max() > 0
 
 
+@pytest.mark.parametrize("method", [name for name in MAP_METHODS if MAP_METHODS[name].by_gradient])
+@pytest.mark.parametrize("name", ["vit", "clarity", "lt_vit"])
+def test_only_the_wanted_maps_are_made_and_they_are_the_same(name, method):
+    model, img = build(name), images(3)
+    wanted_BC = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
+    make = map_method(method).make
+    all_BCyx = make(model, img, findings=3)
+    some_BCyx = make(model, img, findings=3, wanted_BC=wanted_BC)
+    torch.testing.assert_close(some_BCyx[wanted_BC], all_BCyx[wanted_BC])
+    assert some_BCyx[~wanted_BC].isnan().all() and not all_BCyx.isnan().any()
+
+
 def test_clarity_and_label_maps_are_the_models_own():
     model, img = build("clarity"), images()
     own = model.maps(img)

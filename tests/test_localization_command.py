@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from cxrlib import recipes
 from cxrlib.cli import main
 from cxrlib.data import ImageStore, prepare, read_nih
+from cxrlib.localization.mask_protocol import MEASURES
 from cxrlib.localization.matching import XYXY
 from cxrlib.localization.published import COMPARABLE, published, published_rows
 from cxrlib.localization.report import as_text
@@ -77,6 +78,14 @@ def test_without_a_method_all_that_fit_are_in_one_table(places, capsys):
     for name in ("class_attention", "rollout", "gradient_attention", "cam", "grad_cam", "grad_cam_pp", "centre", "random", "lungs", "edges"):
         assert f"\n{name}  " in printed, name
     assert "label_attention" not in printed and "fused" not in printed
+    # The cohort has masks, so there are two columns more; its store has none unless it is told where they are.
+    assert "pointing     dice     hd95" in printed
+    table = pd.read_csv(places / "all" / "localization.csv").query("group == 'macro'").set_index(["row", "measure"])["value"]
+    for row in ("class_attention", "Blind box", "Random map", "Ceiling of a 32 x 32 grid"):
+        assert 0 < table[row, "dice"] <= 1 and 0 <= table[row, "hausdorff 95"] < 1, row
+    assert table["Ceiling of a 32 x 32 grid", "dice"] > table["Random map", "dice"] and ("class_attention, oracle", "dice") not in table
+    assert localize(places / "run", "--method", "centre", "--masks", places / "store", "--out", places / "no") == 2
+    assert "has no folder `masks`: give a phantom cohort" in capsys.readouterr().err
 
 
 def findings_with_two(places) -> list[str]:
@@ -88,9 +97,11 @@ def test_the_true_boxes_score_one(places, truth, capsys):
     truth.boxes[["image", "finding", *XYXY]].to_csv(places / "perfect.csv", index=False)
     assert localize("--boxes", places / "perfect.csv", "--data", places / "cohort", "--out", places / "perfect") == 0
     table = pd.read_csv(places / "perfect" / "localization.csv")
-    mine = table[table["row"].eq("perfect") & table["group"].eq("macro") & table["measure"].ne("pointing")]
+    mine = table[table["row"].eq("perfect") & table["group"].eq("macro") & ~table["measure"].isin(["pointing", *MEASURES])]
     assert (mine["value"] == 1).all() and (mine["low"] == 1).all()
     assert not (places / "perfect" / "thresholds.json").exists()
+    dice = table[table["row"].eq("perfect") & table["group"].eq("macro") & table["measure"].eq("dice")]["value"].item()
+    assert 0.5 < dice < 1  # even the true box is larger than the lesion in it
 
 
 def save_maps(folder, truth):

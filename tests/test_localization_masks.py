@@ -78,3 +78,41 @@ def test_phantoms_have_exact_masks(tmp_path):
         assert mask_box(mask_of(image, finding)).tolist() == around
     with pytest.raises(CxrError, match="no mask of Lump for 00000001_000.png"):
         mask_of("00000001_000.png", "Lump")
+
+
+def test_distances_are_taken_where_a_threshold_was_fitted_and_are_the_same_ones():
+    from cxrlib.localization.mask_protocol import cross_fit_masks
+
+    pairs, maps, mask_of = example()
+    whole = cross_fit(sweep_masks(pairs, maps, mask_of), seeds=2, objective="dice")
+    quick = cross_fit_masks(pairs, lambda: iter(maps), mask_of, seeds=2)
+    np.testing.assert_array_equal(quick.matched.values_MQ, whole.matched.values_MQ)
+    assert quick.thresholds == whole.thresholds and not np.isnan(quick.matched.values_MQ).any()
+
+
+def test_the_border_tree_gives_the_distance_of_every_pixel():
+    from scipy import ndimage
+
+    from cxrlib.localization.masks import hausdorff
+
+    rng = np.random.default_rng(0)
+    for percentile in (100, 95):
+        for share in (0.02, 0.3, 0.8):
+            a, b = rng.random((2, 17, 23)) < share
+            a[3, 4] = b[9, 20] = True
+            edges = [mask & ~ndimage.binary_erosion(mask) for mask in (a, b)]
+            worst = [np.percentile(ndimage.distance_transform_edt(~other)[mine], percentile) for mine, other in (edges, edges[::-1])]
+            assert hausdorff(a, b, percentile=percentile) == pytest.approx(max(worst), abs=1e-12)
+
+
+def test_a_box_counts_as_its_inside():
+    from cxrlib.localization.mask_protocol import masks_of_boxes
+
+    mask_YX = np.zeros((6, 6), bool)
+    mask_YX[1:5, 1:3] = True
+    pairs = pd.DataFrame([("a", "Mass", "1"), ("b", "Mass", "2")], columns=["image", "finding", "patient"])
+    predicted = pd.DataFrame([("a", "Mass", 1, 2.6, 3.4, 5), ("b", "Mass", *[np.nan] * 4)], columns=["image", "finding", "x0", "y0", "x1", "y1"])
+    matched = masks_of_boxes(pairs, predicted, lambda image, finding: mask_YX)
+    # From 2.6 on, the centres of rows 3 and 4 are inside; up to 3.4, those of columns 1 and 2: 4 of the mask's 8 pixels.
+    assert matched.values_MQ[0, :2].tolist() == [2 * 4 / 12, 4 / 8] and matched.values_MQ[0, 2] == pytest.approx(2 / np.hypot(6, 6))
+    assert matched.values_MQ[1, 0] == 0 and np.isnan(matched.values_MQ[1, 2]) and matched.rows["predicted"].tolist() == [1, 0]

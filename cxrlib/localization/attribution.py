@@ -1,11 +1,13 @@
 """Maps that look into a model: attention, rollout, gradient-weighted attention, CAM, Grad-CAM and Grad-CAM++.
 
-All have the signature of `maps.py`, and all return raw values: scale is taken out when boxes are drawn.
+All have the signature of `maps.py`, and all return raw values: scale is taken out when boxes are drawn. Those that need a
+gradient per finding take `wanted_BC` too: only those maps are made, and the others are NaN. Few images have more than two
+boxed findings, so that a table of boxes costs two backward passes per batch and not fourteen.
 
 Letters of shapes: B batch, C findings, S tokens, P patches, D width or channels, H heads, y x cells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +68,9 @@ def rollout(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequenc
     return _patches(flow_BSS[:, out.readers], out.first_patch, model)
 
 
-def gradient_attention(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = ()) -> Tensor:
+def gradient_attention(
+    model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = (), wanted_BC: Tensor | None = None
+) -> Tensor:
     """Gradient-weighted attention: only attention that raises the finding's logit counts.
 
     Per layer: attention times the logit's gradient with respect to it, negative products set to 0, mean over heads; then R
@@ -78,17 +82,19 @@ def gradient_attention(model: nn.Module, img_BIYX: Tensor, *, findings: int, nam
         # The image carries the gradient, so that a model whose weights are frozen has one too.
         out = explicit_forward(model, img_BIYX.detach().requires_grad_())
         S = out.attention[-1].shape[-1]
-        rows = []
-        for c, reader in enumerate(out.readers):
-            gradients = torch.autograd.grad(out.logits_BC[:, c].sum(), out.attention, retain_graph=True, allow_unused=True)
-            relevance_BSS = torch.eye(S, device=img_BIYX.device, dtype=img_BIYX.dtype).expand(len(img_BIYX), S, S)
+        readers_C = torch.tensor(out.readers, device=img_BIYX.device)
+        rows_BCS = torch.full((*out.logits_BC.shape, S), float("nan"), device=img_BIYX.device, dtype=img_BIYX.dtype)
+        for rows_b, chosen_b in _rounds(out.logits_BC, wanted_BC):
+            logits = out.logits_BC[rows_b, chosen_b].sum()
+            gradients = torch.autograd.grad(logits, out.attention, retain_graph=True, allow_unused=True)
+            relevance_bSS = torch.eye(S, device=img_BIYX.device, dtype=img_BIYX.dtype).expand(len(rows_b), S, S)
             for attention_BHSS, gradient_BHSS in zip(out.attention, gradients):
                 if gradient_BHSS is None:  # a layer that this logit does not hear of
                     continue
-                layer_BSS = padded((attention_BHSS * gradient_BHSS).clamp(min=0).mean(dim=1), S)
-                relevance_BSS = relevance_BSS + layer_BSS.detach() @ relevance_BSS
-            rows.append(relevance_BSS[:, reader])
-    return _patches(torch.stack(rows, dim=1), out.first_patch, model)
+                layer_bSS = padded((attention_BHSS[rows_b].detach() * gradient_BHSS[rows_b]).clamp(min=0).mean(dim=1), S)
+                relevance_bSS = relevance_bSS + layer_bSS @ relevance_bSS
+            rows_BCS[rows_b, chosen_b] = relevance_bSS[torch.arange(len(rows_b)), readers_C[chosen_b]]
+    return _patches(rows_BCS, out.first_patch, model)
 
 
 @torch.no_grad()
@@ -118,7 +124,9 @@ def cam(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[st
     return (patches_BPD @ weight_CD.T).transpose(1, 2).unflatten(-1, model.grid)
 
 
-def grad_cam(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = ()) -> Tensor:
+def grad_cam(
+    model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = (), wanted_BC: Tensor | None = None
+) -> Tensor:
     """Grad-CAM: channels weighted by the mean gradient of the finding's logit, summed, negative values set to 0.
 
     On a ViT the channels are those of the patch tokens as the last attention layer reads them (its `norm1`): behind it,
@@ -126,10 +134,12 @@ def grad_cam(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequen
 
     Source: Selvaraju et al. 2017, arXiv 1610.02391, eq. 1 and 2.
     """
-    return _gradient_maps(model, img_BIYX, lambda map_BDyx, gradient_BDyx: gradient_BDyx.mean(dim=(2, 3)))
+    return _gradient_maps(model, img_BIYX, lambda map_BDyx, gradient_BDyx: gradient_BDyx.mean(dim=(2, 3)), wanted_BC)
 
 
-def grad_cam_pp(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = ()) -> Tensor:
+def grad_cam_pp(
+    model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = (), wanted_BC: Tensor | None = None
+) -> Tensor:
     """Grad-CAM++: as Grad-CAM, but only positive gradients count, each weighted so that several small objects weigh as one large.
 
     Source: Chattopadhyay et al. 2018, arXiv 1710.11063, eq. 19, with the exponential as the last function, whose powers of
@@ -143,19 +153,31 @@ def grad_cam_pp(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Seq
         alpha_BDyx = torch.where(below != 0, gradient_BDyx**2 / torch.where(below != 0, below, torch.ones_like(below)), torch.zeros_like(below))
         return (alpha_BDyx * gradient_BDyx.clamp(min=0)).sum(dim=(2, 3))
 
-    return _gradient_maps(model, img_BIYX, weights)
+    return _gradient_maps(model, img_BIYX, weights, wanted_BC)
 
 
-def _gradient_maps(model: nn.Module, img_BIYX: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _gradient_maps(
+    model: nn.Module, img_BIYX: Tensor, weigh: Callable[[Tensor, Tensor], Tensor], wanted_BC: Tensor | None
+) -> Tensor:
     with torch.enable_grad():
         features, logits_BC = _record(model, img_BIYX.detach().requires_grad_(), _feature_module(model))
-        maps = []
-        for c in range(logits_BC.shape[1]):
-            gradient = torch.autograd.grad(logits_BC[:, c].sum(), features, retain_graph=True)[0]
-            map_BDyx, gradient_BDyx = (_as_image(value.detach(), model) for value in (features, gradient))
-            weight_BD = weigh(map_BDyx, gradient_BDyx)
-            maps.append(torch.einsum("bd,bdyx->byx", weight_BD, map_BDyx).clamp(min=0))
-    return torch.stack(maps, dim=1)
+        all_BDyx = _as_image(features.detach(), model)
+        map_BCyx = torch.full((*logits_BC.shape, *all_BDyx.shape[2:]), float("nan"), device=img_BIYX.device, dtype=all_BDyx.dtype)
+        for rows_b, chosen_b in _rounds(logits_BC, wanted_BC):
+            gradient = torch.autograd.grad(logits_BC[rows_b, chosen_b].sum(), features, retain_graph=True)[0]
+            map_bDyx, gradient_bDyx = all_BDyx[rows_b], _as_image(gradient, model)[rows_b]
+            map_BCyx[rows_b, chosen_b] = torch.einsum("bd,bdyx->byx", weigh(map_bDyx, gradient_bDyx), map_bDyx).clamp(min=0)
+    return map_BCyx
+
+
+def _rounds(logits_BC: Tensor, wanted_BC: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of the batch and one finding for each: every wanted pair once, in as few backward passes as there are findings to
+    the image that has most. Images do not mix in a model, so each may have another finding's logit in the same sum."""
+    wanted = torch.ones(logits_BC.shape, dtype=torch.bool) if wanted_BC is None else wanted_BC.cpu()
+    turn_BC = wanted.cumsum(dim=1) * wanted  # 1 for an image's first wanted finding, 2 for its second, ...
+    for turn in range(1, int(turn_BC.max()) + 1):
+        rows_b, chosen_b = torch.nonzero(turn_BC == turn, as_tuple=True)
+        yield rows_b.to(logits_BC.device), chosen_b.to(logits_BC.device)
 
 
 def _record(model: nn.Module, img_BIYX: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
@@ -255,4 +277,4 @@ for _name, _make, _text in (
     ("grad_cam", grad_cam, "channels weighted by their gradient"),
     ("grad_cam_pp", grad_cam_pp, "the same, with Grad-CAM++'s weights"),
 ):
-    MAP_METHODS[_name] = MapMethod(_checked(_name, _make), _text)
+    MAP_METHODS[_name] = MapMethod(_checked(_name, _make), _text, by_gradient=_name in ("gradient_attention", "grad_cam", "grad_cam_pp"))

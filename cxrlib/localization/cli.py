@@ -9,18 +9,20 @@ published.csv and overlays.png. Nothing is written before everything is computed
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from cxrlib.errors import CxrError
 from cxrlib.localization import sheet
 from cxrlib.localization.maps import MAP_METHODS, map_method
+from cxrlib.localization.mask_protocol import phantom_masks
 from cxrlib.localization.pixels import pixels_of
 from cxrlib.localization.predictions import read_predictions
 from cxrlib.localization.protocol import OBJECTIVES, SEEDS, first_boxes, sweep_of
 from cxrlib.localization.readers import our_name, read_annotations
-from cxrlib.localization.report import Report, Row, as_text, findings_of, fixed_row, map_rows, report_of, write
+from cxrlib.localization.report import Report, Row, as_text, findings_of, fixed_row, map_rows, mask_scores, report_of, write
 from cxrlib.localization.runs import load_run, maps_of_model
-from cxrlib.localization.stream import candidates, read_maps
+from cxrlib.localization.stream import ImageMaps, candidates, read_maps
 from cxrlib.localization.truth import Truth, open_data, truth_of
 from cxrlib.training.runs import data_of, git_commit, read_run, versions
 from cxrlib.training.setup import find_device
@@ -46,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--metadata", metavar="DIR", help="another folder with NIH's tables")
     parser.add_argument("--split", default="test", choices=("test", "train_val", "all"), help="default: test")
     parser.add_argument("--truth", metavar="CSV", help="other true boxes, in NIH's format, such as a phantom cohort's boxes_all.csv")
+    parser.add_argument("--masks", metavar="COHORT|FILE", help="drawn masks, which add Dice and Hausdorff distance: the phantom cohort that the data were prepared from (default: --data, if it is one), or a file of ChestX-Det or CheXlocalize")
     parser.add_argument("--findings", nargs="+", metavar="FINDING", help="score these only")
     parser.add_argument("--frame", type=int, metavar="SIDE", help="--boxes are in a square of so many pixels, not in those of the original image")
     parser.add_argument("--two-level", action="store_true", help="no tuning: the two fixed levels and up to three boxes of Wang et al. 2017")
@@ -62,25 +65,30 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     data = args.data or read_run(args.run)["store"]
     findings = tuple(dict.fromkeys(our_name(name) for name in args.findings)) if args.findings else None
+    mask_of = None
     if Path(data).is_file():  # another set's boxes, without its images
         studies, truth = None, read_annotations(data).truth(findings=findings)
     else:
         studies = open_data(data, metadata=args.metadata)
         truth = truth_of(studies, split=None if args.split == "all" else args.split, findings=findings, boxes=args.truth)
+    if args.masks and Path(args.masks).is_file():
+        mask_of = read_annotations(args.masks).mask
+    elif args.masks or (Path(data) / "phantom.json").is_file():
+        mask_of = phantom_masks(args.masks or data)
     pairs = sheet.chosen_pairs(truth.boxes)
     kept: dict = {}
     about = {"split": args.split, "command": "localize", "versions": versions(), "commit": git_commit()}
     if args.boxes:
         predicted, header = read_predictions(args.boxes, truth, frame=args.frame)
-        rows = [fixed_row(Path(args.boxes).stem, "boxes as given", truth.boxes, predicted, findings or findings_of(truth), args.resamples)]
+        rows = [fixed_row(Path(args.boxes).stem, "boxes as given", truth.boxes, predicted, findings or findings_of(truth), args.resamples, mask_of)]
         thresholds: tuple = ()
         name = f"boxes of {Path(args.boxes).name}"
     else:
-        rows, thresholds, predicted, header, name, more = _score_maps(args, studies, truth, pairs, kept, findings)
+        rows, thresholds, predicted, header, name, more = _score_maps(args, studies, truth, pairs, kept, findings, mask_of)
         about |= more
     report = report_of(
         rows, truth, header=header, predicted=predicted, thresholds=thresholds, findings=findings, seeds=args.seeds,
-        resamples=args.resamples, size=args.size,
+        resamples=args.resamples, size=args.size, mask_of=mask_of,
     )  # fmt: skip
     out = Path(args.out or Path(args.run) / "localization" / args.split)
     write(report, out, about=about, picture=_picture(studies, truth, pairs, report, kept, name))
@@ -104,25 +112,30 @@ def _check(args: argparse.Namespace) -> None:
         raise CxrError("--resamples must be at least 2 (better 1000), --seeds at least 1, --size at least 8")
 
 
-def _score_maps(args, studies, truth: Truth, pairs, kept: dict, findings):
+def _score_maps(args, studies, truth: Truth, pairs, kept: dict, findings, mask_of):
     """Rows, thresholds, boxes for the overlays, words, a name and facts for the JSON: from a run or from saved maps."""
     images = list(dict.fromkeys(truth.boxes["image"]))
     options = {"seeds": args.seeds, "objective": args.objective, "resamples": args.resamples}
     levels = {"levels": ()} if args.two_level else {}
 
     def rows_of(name: str, maps, square: int | None, first: bool) -> tuple[list[Row], tuple, object]:
-        boxes = candidates(truth.boxes, sheet.keeping(maps, pairs, kept) if first else maps, square=square, size=args.size, **levels)
+        """`maps()` gives the maps of all boxed images, whenever it is called."""
+        boxes = candidates(truth.boxes, sheet.keeping(maps(), pairs, kept) if first else maps(), square=square, size=args.size, **levels)
         chosen = findings or findings_of(truth)
         if args.two_level:
             boxes = boxes.drop(columns="level")
-            return [fixed_row(name, "two fixed levels, up to three boxes, of which the best counts", truth.boxes, boxes, chosen, args.resamples)], (), boxes
+            how = "two fixed levels, up to three boxes, of which the best counts"
+            return [fixed_row(name, how, truth.boxes, boxes, chosen, args.resamples, mask_of)], (), boxes
         sweep = sweep_of(boxes, truth.boxes)
         rows, fitted = map_rows(name, sweep, chosen, **options)
+        if mask_of:
+            masks = mask_scores(truth.boxes, maps, mask_of, chosen, seeds=args.seeds, resamples=args.resamples, square=square)
+            rows[0] = dataclasses.replace(rows[0], masks=masks)
         return rows, fitted.thresholds, first_boxes(sweep, fitted)
 
     if args.maps:
         name = Path(args.maps).name
-        rows, thresholds, predicted = rows_of(name, read_maps(args.maps, truth), None, True)
+        rows, thresholds, predicted = rows_of(name, lambda: read_maps(args.maps, truth), None, True)
         return rows, thresholds, predicted, [f"maps of {name}"], f"maps of {name}", {}
     device = find_device(args.device)
     model, recipe, known = load_run(args.run, device=device)
@@ -134,18 +147,27 @@ def _score_maps(args, studies, truth: Truth, pairs, kept: dict, findings):
     for method in methods:
         map_method(method)  # a wrong name is said before the first image is read
     rows, thresholds, predicted = [], (), None
+    wanted = {image: set(mine["finding"]) for image, mine in truth.boxes.groupby("image")}
     with pixels_of(studies, images, size=recipe.image_size) as store:
         if store is None:
             raise CxrError(f"{studies.root} has no image files, and maps need images: give the folder or the store that has them")
         for method in methods:
-            maps = maps_of_model(model, store, images, method=method, findings=known, mean=recipe.mean, std=recipe.std, device=device)
-            more, fitted, boxes = rows_of(method, maps, store.size, method == methods[0])
+            maps = maps_of_model(model, store, images, method=method, findings=known, mean=recipe.mean, std=recipe.std, device=device, wanted=wanted)
+            # A map has a few hundred cells and only those of true boxes are kept: some megabytes, so that no forward pass is repeated.
+            held = [_only(item, wanted[item.image]) for item in maps]
+            more, fitted, boxes = rows_of(method, lambda: held, store.size, method == methods[0])
             rows += more
             if method == methods[0]:
                 thresholds, predicted = fitted, boxes
         about = {"recipe": recipe.to_json(), "data": data_of(store), "methods": list(methods)}
     header = [f"recipe {recipe.name} ({recipe.model}), seed {recipe.seed}; maps: {', '.join(methods)}"]
     return rows, thresholds, predicted, header, f"{recipe.name}, {methods[0]}", about
+
+
+def _only(item: ImageMaps, findings: set[str]) -> ImageMaps:
+    """An image's maps of these findings alone."""
+    places = [place for place, finding in enumerate(item.findings) if finding in findings]
+    return item._replace(findings=tuple(item.findings[place] for place in places), map_Cyx=item.map_Cyx[places])
 
 
 def fitting_methods(model) -> list[str]:

@@ -31,6 +31,8 @@ class MapMethod(NamedTuple):
     text: str
     """One line for the help."""
     needs_model: bool = True
+    by_gradient: bool = False
+    """Whether `make` takes `wanted_BC`, and then makes those maps only."""
 
 
 def centre(model: nn.Module | None, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = ()) -> Tensor:
@@ -65,7 +67,7 @@ def edges(model: nn.Module | None, img_BIYX: Tensor, *, findings: int, names: Se
     along_x = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=img_BIYX.device)
     padded = F.pad(grey_BYX[:, None], (1, 1, 1, 1), mode="replicate")
     slope_B2YX = F.conv2d(padded, torch.stack([along_x, along_x.T])[:, None])
-    return _for_all(_to_grid(slope_B2YX.norm(dim=1), grid_of(model)), findings)
+    return _for_all(_to_grid(torch.hypot(slope_B2YX[:, 0], slope_B2YX[:, 1]), grid_of(model)), findings)
 
 
 MAP_METHODS: dict[str, MapMethod] = {

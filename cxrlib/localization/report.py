@@ -4,6 +4,7 @@ Everything is written at the end and at once, so a run that fails leaves no part
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cxrlib.errors import CxrError
 from cxrlib.findings import BOXED_FINDINGS
 from cxrlib.io import atomic_write, write_json
 from cxrlib.localization import blind
+from cxrlib.localization.mask_protocol import cross_fit_masks, masks_of_boxes
 from cxrlib.localization.matching import THRESHOLDS, Matched, match
 from cxrlib.localization.maps import random_maps
 from cxrlib.localization.protocol import SEEDS, CrossFitted, Sweep, blind_cross, cross_fit, oracle, sweep_of
@@ -24,6 +26,7 @@ from cxrlib.localization.truth import Truth
 
 COLUMNS = (*(f"iou>{t:g}" for t in THRESHOLDS), "mean iou", "mean accuracy", "iobb>0.5", "pointing")
 SHOWN = ("iou>0.1", "iou>0.2", "iou>0.3", "iou>0.4", "iou>0.5", "iou>0.6", "iou>0.7", "mean iou", "pointing")
+SHOWN_OF_MASKS = ("dice", "hausdorff 95")
 GRIDS = (14, 32)
 SYNTHETIC = "synthetic images: these numbers say nothing about patients"
 
@@ -41,6 +44,8 @@ class Row:
     """Standard deviation of the macro scores of single halves, where there are halves."""
     difference: Difference | None = None
     """Against the blind box, at IoU > .5."""
+    masks: Scores | None = None
+    """Against drawn masks, where there are any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +62,30 @@ class Report:
     source: str = "nih"
 
 
-def fixed_row(name: str, how: str, truth: pd.DataFrame, predicted: pd.DataFrame, findings: tuple[str, ...], resamples: int) -> Row:
-    """A row whose boxes are given: nothing was tuned on boxes, or not by us."""
+MaskOf = Callable[[str, str], np.ndarray]
+"""`(image, finding) -> bool [Y, X]` in original pixels."""
+
+
+def fixed_row(
+    name: str, how: str, truth: pd.DataFrame, predicted: pd.DataFrame, findings: tuple[str, ...], resamples: int, mask_of: MaskOf | None = None
+) -> Row:
+    """A row whose boxes are given: nothing was tuned on boxes, or not by us. Its masks are the insides of its boxes."""
     matched = match(truth, predicted)
-    return Row(name, how, matched, score(matched, findings=findings, resamples=resamples))
+    masks = score(masks_of_boxes(pairs_of(truth), predicted, mask_of), findings=findings, resamples=resamples) if mask_of else None
+    return Row(name, how, matched, score(matched, findings=findings, resamples=resamples), masks=masks)
+
+
+def pairs_of(truth: pd.DataFrame) -> pd.DataFrame:
+    """What masks are scored for: every image and finding with a true box, once."""
+    return truth[["image", "finding", "patient"]].drop_duplicates(["image", "finding"]).reset_index(drop=True)
+
+
+def mask_scores(
+    truth: pd.DataFrame, maps, mask_of: MaskOf, findings: tuple[str, ...], *, seeds: int, resamples: int, square: int | None = None
+) -> Scores:
+    """Maps cut to masks, at thresholds that were fitted for Dice on the other half. `maps()` gives the maps, whenever called."""
+    fitted = cross_fit_masks(pairs_of(truth), maps, mask_of, square=square, seeds=seeds)
+    return score(fitted.matched, findings=findings, resamples=resamples)
 
 
 def crossed_row(name: str, how: str, fitted: CrossFitted, findings: tuple[str, ...], resamples: int) -> Row:
@@ -77,24 +102,30 @@ def map_rows(name: str, sweep: Sweep, findings: tuple[str, ...], *, seeds: int, 
     return [honest, Row(f"{name}, oracle", "thresholds fitted on the scored boxes", best, score(best, findings=findings, resamples=resamples))], fitted
 
 
-def rows_to_beat(truth: Truth, findings: tuple[str, ...], *, seeds: int = SEEDS, resamples: int = 1000, size: int = 1024) -> list[Row]:
+def rows_to_beat(
+    truth: Truth, findings: tuple[str, ...], *, seeds: int = SEEDS, resamples: int = 1000, size: int = 1024, mask_of: MaskOf | None = None
+) -> list[Row]:
     """The blind box twice, the random map, and the ceilings of two grids."""
     boxes = truth.boxes
     rows = []
     left_out = blind.blind_boxes_left_out(boxes)
-    rows.append(fixed_row("Blind box", "fitted on all other patients", boxes, left_out, findings, resamples))
+    rows.append(fixed_row("Blind box", "fitted on all other patients", boxes, left_out, findings, resamples, mask_of))
     if boxes["patient"].nunique() > 1:
         rows.append(crossed_row("Blind box, halves", f"fitted on the other half, {seeds} seeds", blind_cross(boxes, seeds=seeds), findings, resamples))
         sweep = sweep_of(candidates(boxes, random_maps(boxes), size=size), boxes)
-        rows.append(map_rows("Random map", sweep, findings, seeds=seeds, objective="mean accuracy", resamples=resamples)[0][0])
+        noise = map_rows("Random map", sweep, findings, seeds=seeds, objective="mean accuracy", resamples=resamples)[0][0]
+        if mask_of:
+            drawn = mask_scores(boxes, lambda: random_maps(boxes), mask_of, findings, seeds=seeds, resamples=resamples)
+            noise = dataclasses.replace(noise, masks=drawn)
+        rows.append(noise)
     for grid in GRIDS:
-        rows.append(fixed_row(f"Ceiling of a {grid} x {grid} grid", "oracle: the best box of whole cells", boxes, blind.grid_table(boxes, grid=grid), findings, resamples))
+        rows.append(fixed_row(f"Ceiling of a {grid} x {grid} grid", "oracle: the best box of whole cells", boxes, blind.grid_table(boxes, grid=grid), findings, resamples, mask_of))
     return rows
 
 
 def report_of(
     methods: list[Row], truth: Truth, *, header: list[str], predicted: pd.DataFrame, thresholds: tuple = (), findings: tuple[str, ...] | None = None,
-    seeds: int = SEEDS, resamples: int = 1000, size: int = 1024,
+    seeds: int = SEEDS, resamples: int = 1000, size: int = 1024, mask_of: MaskOf | None = None,
 ) -> Report:  # fmt: skip
     """Puts the rows to beat under the methods, and the difference to the blind box beside each.
 
@@ -108,9 +139,10 @@ def report_of(
         seeds: Draws of halves.
         resamples: Bootstrap samples of patients.
         size: Longer side to which maps are upsampled.
+        mask_of: Drawn masks, if there are any.
     """
     findings = findings or findings_of(truth)
-    others = rows_to_beat(truth, findings, seeds=seeds, resamples=resamples, size=size)
+    others = rows_to_beat(truth, findings, seeds=seeds, resamples=resamples, size=size, mask_of=mask_of)
     blind_row = others[0].matched
     options = {"findings": findings, "resamples": resamples}
     methods = [dataclasses.replace(row, difference=paired_difference(row.matched, blind_row, "iou>0.5", **options)) for row in methods]
@@ -133,11 +165,20 @@ def findings_of(truth: Truth) -> tuple[str, ...]:
 
 def as_text(report: Report) -> str:
     """The tables for a terminal and for localization.txt."""
-    lines = [*report.header, "", "IoU accuracy: share of true boxes whose predicted box has IoU > T; the finding is given; macro over findings", ""]
+    lines = [*report.header, "", "IoU accuracy: share of true boxes whose predicted box has IoU > T; the finding is given; macro over findings"]
+    drawn = SHOWN_OF_MASKS if any(row.masks for row in report.rows) else ()
+    if drawn:
+        lines.append(
+            "dice, hd95: against drawn masks, at thresholds that were fitted for Dice on the other half; hd95 is the 95th percentile of the "
+            "Hausdorff distance as a share of the image's diagonal (less is better). Boxes count as filled"
+        )
+    lines.append("")
     width = max(len(row.name) for row in report.rows) + 2
-    lines.append(" " * width + "".join(f"{_short(name):>9}" for name in SHOWN))
+    lines.append(" " * width + "".join(f"{_short(name):>9}" for name in (*SHOWN, *drawn)))
     for row in report.rows:
-        lines.append(f"{row.name:<{width}}" + "".join(f"{_cell(row.scores.at('macro', name)[0]):>9}" for name in SHOWN) + f"  {row.how}")
+        of_masks = [row.masks.at("macro", name)[0] if row.masks else np.nan for name in drawn]
+        cells = [*(row.scores.at("macro", name)[0] for name in SHOWN), *of_masks]
+        lines.append(f"{row.name:<{width}}" + "".join(f"{_cell(value):>9}" for value in cells) + f"  {row.how}")
         if row.half_sd_Q is not None and row is report.rows[0]:
             places = [row.scores.measures.index(name) for name in SHOWN]
             lines.append(f"{'  sd of one half':<{width}}" + "".join(f"{_cell(row.half_sd_Q[place]):>9}" for place in places))
@@ -169,9 +210,10 @@ def as_table(report: Report) -> pd.DataFrame:
     """One row per line, group and measure: row, how, group, boxes, measure, value, low, high."""
     parts = []
     for row in report.rows:
-        for group, count in zip(row.scores.groups, row.scores.boxes_G):
-            for measure in row.scores.measures:
-                parts.append((row.name, row.how, group, int(count), measure, *row.scores.at(group, measure)))
+        for scores in (row.scores, row.masks) if row.masks else (row.scores,):
+            for group, count in zip(scores.groups, scores.boxes_G):
+                for measure in scores.measures:
+                    parts.append((row.name, row.how, group, int(count), measure, *scores.at(group, measure)))
     by_size = [
         (report.rows[0].name, report.rows[0].how, f"size {group}", int(count), measure, *report.by_size.at(group, measure))
         for group, count in list(zip(report.by_size.groups, report.by_size.boxes_G))[:-1]
@@ -208,7 +250,7 @@ def write(report: Report, out: Path, *, about: dict[str, Any], picture: bytes | 
 
 
 def _short(measure: str) -> str:
-    return measure.replace("iou>0", "T=") if measure.startswith("iou>") else measure
+    return measure.replace("iou>0", "T=") if measure.startswith("iou>") else measure.replace("hausdorff ", "hd")
 
 
 def _cell(value: float) -> str:

@@ -1,6 +1,6 @@
 """Maps of a trained run, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ def maps_of_model(
     std: tuple[float, ...] = (0.25,),
     device: torch.device | str = "cpu",
     batch: int | None = None,
+    wanted: Mapping[str, Collection[str]] | None = None,
 ) -> Iterator[ImageMaps]:
     """Maps of some images of a store, one batch in memory at a time.
 
@@ -58,6 +59,8 @@ def maps_of_model(
         std: What each is divided by.
         device: Where the model is.
         batch: Images at once. None: 16, or fewer where attention maps written out would fill the memory.
+        wanted: Image -> the findings whose maps are needed. Methods that need a gradient per finding make no others, and
+            leave them NaN. Images come in the order of how many that are, which keeps the number of passes low.
 
     Raises:
         CxrError: There is no such method, it needs a model, or it does not fit this one.
@@ -71,10 +74,15 @@ def maps_of_model(
         raise CxrError(f"{len(lost)} boxed images are not in the store (such as {lost[0]}): prepare it from the same data")
     height, width = grid_of(model)
     batch = batch or max(1, min(16, 2**21 // (height * width) ** 2))
+    if wanted is not None:
+        images = sorted(images, key=lambda image: len(wanted[image]))
     for start in range(0, len(images), batch):
         names = images[start : start + batch]
         img_BYX = torch.from_numpy(np.stack([store.image(row_of[name]) for name in names])).to(device)
         img_BIYX = normalise(to_float(img_BYX), mean=mean, std=std)
-        map_BCyx = chosen.make(model, img_BIYX, findings=len(findings), names=names).detach().float().cpu().numpy()
+        options = {}
+        if wanted is not None and chosen.by_gradient:
+            options["wanted_BC"] = torch.tensor([[finding in wanted[name] for finding in findings] for name in names])
+        map_BCyx = chosen.make(model, img_BIYX, findings=len(findings), names=names, **options).detach().float().cpu().numpy()
         for name, map_Cyx in zip(names, map_BCyx):
             yield ImageMaps(name, findings, map_Cyx)

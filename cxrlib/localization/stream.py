@@ -18,6 +18,10 @@ from cxrlib.localization.matching import XYXY
 from cxrlib.localization.truth import Truth, canonical_findings, check_images
 
 
+REMEMBERED = 8
+"""So many maps are remembered with their boxes."""
+
+
 class ImageMaps(NamedTuple):
     """The maps of one image."""
 
@@ -56,7 +60,8 @@ def candidates(
         CxrError: An image or finding with a true box has no map, or a map is broken.
     """
     wanted = {image: rows for image, rows in truth.drop_duplicates(["image", "finding"]).groupby("image", sort=False)}
-    parts, seen = [], set()
+    pairs, parts, seen = [], [], set()
+    done: dict[tuple, np.ndarray] = {}
     for item in maps:
         rows = wanted.get(item.image)
         if rows is None:
@@ -74,32 +79,41 @@ def candidates(
             if finding not in item.findings:
                 raise CxrError(f"{item.image} has a true box of {finding} but no map of it: add it, or leave it out with --findings")
             try:
-                map_yx = np.asarray(item.map_Cyx)[item.findings.index(finding)]
-                parts.append(_rows(item.image, finding, map_yx, frame, levels, count, square, size))
+                map_yx = np.asarray(item.map_Cyx, np.float32)[item.findings.index(finding)]
+                # Many maps are the same for every finding, and some for every image: their boxes are drawn once.
+                key = map_yx.shape, map_yx.tobytes(), frame
+                if key not in done:
+                    if len(done) == REMEMBERED:
+                        done.clear()
+                    done[key] = _boxes_of(map_yx, frame, levels, count, square, size)
+                parts.append(done[key])
+                pairs.append((item.image, finding))
             except CxrError as error:
                 raise CxrError(f"{finding} on {item.image}: {error}") from None
     missing = [image for image in wanted if image not in seen]
     if missing:
         raise CxrError(f"{len(missing)} of {len(wanted)} images with true boxes have no map (such as {missing[0]}): make maps for all of them")
-    return pd.concat(parts, ignore_index=True)
+    lengths = [len(rows) for rows in parts]
+    images, findings = (np.repeat(np.array(names, object), lengths) for names in zip(*pairs))
+    table = pd.DataFrame(np.concatenate(parts), columns=["level", *XYXY, "peak_x", "peak_y"])
+    table.insert(0, "finding", findings)
+    table.insert(0, "image", images)
+    return table
 
 
-def _rows(image: str, finding: str, map_yx, frame: Frame, levels, count: int, square, size: int) -> pd.DataFrame:
+def _boxes_of(map_yx: np.ndarray, frame: Frame, levels: tuple[float, ...], count: int, square: int | None, size: int) -> np.ndarray:
+    """Rows of level, x0, y0, x1, y1, peak_x, peak_y."""
     found = find_boxes(map_yx, frame, levels=levels or (1.0,), count=count, square=square, size=size)
     if levels:
         boxes_TK4, level = found.boxes_TK4, np.repeat(levels, count)
     else:
         boxes_TK4, level = two_level_boxes(map_yx, frame, square=square, size=size)[None], 0.0
     flat = boxes_TK4.reshape(-1, 4)
-    table = pd.DataFrame(flat, columns=XYXY)
-    table.insert(0, "level", level)
-    table["peak_x"], table["peak_y"] = found.peak_2
+    rows = np.empty((len(flat), 7))
+    rows[:, 0], rows[:, 1:5], rows[:, 5:] = level, flat, found.peak_2
     # Beyond the first box of a level, "none found" needs no row.
     extra = (np.arange(len(flat)) % boxes_TK4.shape[1] > 0) & np.isnan(flat[:, 0])
-    table = table[~extra]
-    table.insert(0, "finding", finding)
-    table.insert(0, "image", image)
-    return table
+    return rows[~extra]
 
 
 def read_maps(folder: str | os.PathLike, truth: Truth) -> Iterator[ImageMaps]:
