@@ -23,7 +23,10 @@ class Row:
     recipe: Recipe
     """How it is trained; the seed is set by the comparison."""
     start: str = ""
-    """Self-supervised pre-training that its weights come from, as METHOD:RECIPE, for example "gmml:lt_cpu". Empty: none."""
+    """Pre-training that its weights come from, as METHOD:RECIPE, for example "gmml:lt_cpu"; or another training, with its own
+    start behind a slash: "train:vit8_cpu/gmml:clarity_cpu". Empty: none."""
+    start_seed: int | None = None
+    """The seed of the start, where all seeds share one. None: the row's own."""
     maps: tuple[str, ...] = ()
     """Kinds of map (`cxrlib.localization.maps.MAP_METHODS`) that are scored against the true boxes."""
 
@@ -170,7 +173,7 @@ def nih_mini_gmml() -> Comparison:
     )
 
 
-CLARITY_START = "gmml:clarity_cpu"
+CLARITY_START = "train:vit8_cpu/gmml:clarity_cpu"
 OWN_MAPS = ("fused", "class_attention", "heatmap")
 
 
@@ -183,13 +186,13 @@ def clarity_row(
     if options.get("segment_cam") is False:
         maps = ("class_attention",)
     changed = dataclasses.replace(recipe, options=recipe.options | options, losses=recipe.losses | (losses or {}))
-    return Row(name, words, changed, start, maps)
+    return Row(name, words, changed, start, 0, maps)
 
 
 def plain_row(name: str, words: str, model: str, maps: tuple[str, ...], **options: Any) -> Row:
     """Another model on CLARiTy's recipe: same sizes, steps and start; no teacher, no regions."""
     recipe = dataclasses.replace(recipes.clarity_cpu(), model=model, options=options, losses={})
-    return Row(name, words, recipe, CLARITY_START, maps)
+    return Row(name, words, recipe, CLARITY_START, 0, maps)
 
 
 def clarity_ladder() -> Comparison:
