@@ -21,6 +21,7 @@ NAMES = [
     "07_label_tokens",
     "08_where_labels_enter",
     "09_self_supervision",
+    "12_anatomy_as_a_prior",
 ]
 
 

@@ -17,6 +17,10 @@ TITLES: dict[int, str] = {
     7: "Label tokens and one-way attention",
     8: "Where labels enter, and do they talk?",
     9: "Self-supervision: GMML and DINO",
+    10: "One token per finding: attention maps",
+    11: "Orthogonal tokens and attention pooling",
+    12: "Anatomy as a prior",
+    13: "SegmentCAM: foreground and background",
 }
 """Chapter titles; `course.start` prints them, and a test compares them with each chapter's own heading."""
 
