@@ -22,6 +22,7 @@ NAMES = [
     "08_where_labels_enter",
     "09_self_supervision",
     "12_anatomy_as_a_prior",
+    "13_segment_cam",
 ]
 
 
