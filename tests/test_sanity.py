@@ -16,7 +16,7 @@ from cxrlib.sanity.agreement import rank_correlation, top_overlap
 from cxrlib.sanity.deletion import Curve, baseline_of, curves, mixtures, pixel_order
 from cxrlib.sanity.habit import another_patients, cell_parts, habit, inside_share
 from cxrlib.sanity.randomize import randomized, shuffled, stages
-from cxrlib.sanity.shortcut import looks
+from cxrlib.sanity.shortcut import auroc_by_strength, looks
 
 SIZES = {"image_size": 32, "patch_size": 8, "in_channels": 1, "num_classes": 3, "width": 12, "depth": 3, "heads": 2}
 
@@ -170,9 +170,10 @@ def test_effects_and_moves_of_a_model_that_is_known():
     np.testing.assert_allclose(result.logit_with_M - result.logit_without_M, quarter, atol=1e-5)
     assert counterfactual.moved(Brightness(), twins, method="centre", finding=0, findings=4, recipe=mu()).alike_M.tolist() == pytest.approx([1] * 4)
     fours = counterfactual.draw_fours(seeds=range(3), size=32)
-    found = counterfactual.effects(Brightness(), fours, finding=0, recipe=mu())
+    logits, found = counterfactual.effects(Brightness(), fours, finding=0, recipe=mu())
     means = fours.film_22MYX[..., :16, :16].mean(axis=(2, 3, 4)) / 255 / 0.25
-    assert found.of_finding == pytest.approx(means[1, 0] - means[0, 0], abs=1e-4) and found.of_cue == pytest.approx(means[0, 1] - means[0, 0], abs=1e-4)
+    assert found.of_finding == pytest.approx(means[1, 0] - means[0, 0], abs=1e-4)
+    assert logits.shape == (2, 2, 3) and found.of_cue == pytest.approx(means[0, 1] - means[0, 0], abs=1e-4)
 
 
 def test_where_a_map_of_a_shortcut_looks():
@@ -184,6 +185,15 @@ def test_where_a_map_of_a_shortcut_looks():
     assert looks(map_yx, lesion, cue | lesion).cue == 16  # what is both counts as lesion
     with pytest.raises(CxrError, match="no lesion or no cue"):
         looks(map_yx, lesion, lesion)
+
+
+def test_auroc_by_strength_is_that_of_films_drawn_so():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 2, 30)) + np.array([[0, 2], [0.5, 2.5]])[..., None]  # the cue counts four times the finding
+    values = auroc_by_strength(logits, (1, 0.95, 0.5, 0.05, 0))
+    assert (np.diff(values) < 0).all() and values[0] > 0.9 > 0.2 > values[-1]
+    assert values[0] == pytest.approx(roc_auc_score([0] * 30 + [1] * 30, [*logits[0, 0], *logits[1, 1]]))
+    assert values[2] == pytest.approx(roc_auc_score([0] * 60 + [1] * 60, logits.ravel()))
 
 
 def test_weights_make_two_findings_independent_and_keep_each_frequency():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_store import tiny_store
 
 from cxrlib import cli
 from cxrlib.data import ImageStore, prepare, read_nih
@@ -13,11 +14,17 @@ from cxrlib.data.chexpert import read_chexpert
 from cxrlib.errors import CxrError
 from cxrlib.findings import CHEXPERT_OBSERVATIONS, NIH_FINDINGS
 from cxrlib.phantom import write_cohort
-from cxrlib.sanity import labels, transfer
+from cxrlib.sanity import gather, labels, shortcut, transfer
 from cxrlib.sanity.pairs import lesion_pairs
-from cxrlib.sanity.table import COLUMNS, SEGMENTER, Material, as_text, masks_of_store, segmenter_row
+from cxrlib.sanity.table import (
+    COLUMNS,
+    SEGMENTER,
+    Material,
+    as_text,
+    masks_of_store,
+    segmenter_row,
+)
 from cxrlib.sanity.unet import UNet, fit_unet, segmentation_loss, unet_maps
-from tiny_store import tiny_store
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def test_labels_are_dealt_out_anew_and_only_in_train_val(tmp_path, capsys):
     train, test = store.where(split="train_val"), store.where(split="test")
     np.testing.assert_array_equal(other.labels_NC[test], store.labels_NC[test])
     assert not np.array_equal(other.labels_NC[train], store.labels_NC[train], equal_nan=True)
-    key = lambda rows: sorted(map(str, rows.tolist()))  # noqa: E731
+    key = lambda rows: sorted(map(str, rows.tolist()))
     assert key(other.labels_NC[train]) == key(store.labels_NC[train])  # whole rows: company and frequency stay
     np.testing.assert_array_equal(other.images_NYX, store.images_NYX)
     assert other.sha256 != store.sha256 and any("dealt out anew" in note for note in other.meta["notes"])
@@ -132,20 +139,33 @@ def test_a_map_that_is_the_mask_gets_the_best_row(cohort):
 def test_the_command_writes_one_row_per_method_and_one_for_the_unet(trained, cohort, capsys):
     folder, _ = cohort
     common = ["sanity", str(trained), "--cohort", str(folder), "--per-finding", "3", "--twins", "2", "--steps", "3", "--resamples", "20"]
-    assert cli.main([*common, "--method", "class_attention", "gradient_attention", "centre", "--unet-steps", "2", "--split", "train_val"]) == 0
+    assert cli.main([*common, "--method", "class_attention", "gradient_attention", "centre", "--unet-steps", "2", "--split", "train_val", "--against", f"itself={trained}"]) == 0
     text = capsys.readouterr().out
     out = trained / "sanity" / "train_val"
     table = pd.read_csv(out / "sanity.csv").set_index("method")
-    assert list(table.index) == ["class_attention", "gradient_attention", "centre", SEGMENTER] and list(table.columns) == list(COLUMNS)
+    assert list(table.index) == ["class_attention", "gradient_attention", "centre", SEGMENTER] and list(table.columns) == [*COLUMNS, "like itself"]
+    assert table["like itself"].iloc[:2].tolist() == pytest.approx([1, 1]) and table["like itself"].iloc[2:].isna().all()
     assert table.loc["class_attention", "head"] == pytest.approx(1)  # it never reads the head
     assert np.isnan(table.loc["centre", "all"]) and table.loc["centre", "found"] == 0 and table.loc["centre", "gone"] == pytest.approx(1)
     assert np.isnan(table.loc[SEGMENTER, "insertion"])
     stored = json.loads((out / "sanity.json").read_text())
     assert stored["rows"][2]["all"] is None and stored["notes"] == ["synthetic images: these numbers say nothing about patients"]
+    made = [str(trained.parent / "gathered"), f"ViT={out}", f"again={out}", "--title", "t", "--command", "c"]
+    assert gather.main(made) == 0 and gather.main([made[0], "nowhere=nothing", *made[3:]]) == 2
+    result = json.loads((trained.parent / "gathered" / "result.json").read_text())
+    assert [table["title"] for table in result["tables"]] == ["ViT", "again"] and result["tables"][0]["rows"] == stored["rows"]
+    assert str(trained.parent) not in json.dumps(result)
     assert (out / "sanity.txt").read_text() in text and SEGMENTER in as_text(table.reset_index())
 
 
-@pytest.mark.parametrize(("extra", "message"), [(["--cohort", "nowhere"], "has no masks"), (["--twins", "1"], "at least 2"), (["--method", "magic"], "no map method")])
+def test_what_a_run_owes_to_drains_is_written(trained, tmp_path, capsys):
+    assert shortcut.main([str(trained), "--out", str(tmp_path), "--patients", "3", "--method", "class_attention", "--command", "c"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [len(table["rows"]) for table in result["tables"]] == [5, 4, 1] and str(tmp_path) not in json.dumps(result)
+    assert shortcut.main([str(trained), "--out", str(tmp_path), "--patients", "1"]) == 2 and "at least 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("extra", "message"), [(["--cohort", "nowhere"], "has no masks"), (["--twins", "1"], "at least 2"), (["--method", "magic"], "no map method"), (["--against", "seed"], "give a name and a run")])
 def test_bad_input_is_one_line_and_nothing_is_written(trained, cohort, capsys, extra, message):
     out = trained / "never"
     assert cli.main(["sanity", str(trained), "--cohort", str(cohort[0]), "--out", str(out), *extra]) == 2

@@ -11,32 +11,38 @@
     transfer.py         NIH's names on CheXpert's labels
     unet.py             the ceiling: a segmenter that was shown the masks
     pairs.py, table.py  films with known lesions; every method and every test in one table
-    cli.py              `python -m cxrlib sanity`
+    cli.py, gather.py   `python -m cxrlib sanity`, and its tables side by side
 
 All of it needs to know where a lesion is and what the film would be without it, so all of it works on phantoms. A phantom
 teaches the method and says nothing about patients.
 """
 
 from cxrlib.sanity.agreement import rank_correlation, top_overlap
-from cxrlib.sanity.counterfactual import draw_fours, draw_twins, effects, moved
+from cxrlib.sanity.counterfactual import draw_fours, draw_twins, effects, look, moved
 from cxrlib.sanity.deletion import areas, baseline_of, curves
 from cxrlib.sanity.habit import another_patients, habit, inside_share
-from cxrlib.sanity.label_shift import independent_weights, predictive_value, prevalence_weights, resampled, weighted_auroc
+from cxrlib.sanity.label_shift import (
+    independent_weights,
+    predictive_value,
+    prevalence_weights,
+    resampled,
+    weighted_auroc,
+)
 from cxrlib.sanity.labels import permuted, permuted_store
 from cxrlib.sanity.pairs import Pairs, lesion_pairs, maps_of_pairs
 from cxrlib.sanity.randomize import randomized, shuffled, stages
-from cxrlib.sanity.shortcut import auroc_by_cohort, looks
+from cxrlib.sanity.shortcut import auroc_by_strength, looks
 from cxrlib.sanity.table import Material, sanity_table, segmenter_row
 from cxrlib.sanity.transfer import shared, transfer_table, write_chexpert_layout
 from cxrlib.sanity.unet import UNet, fit_unet, unet_maps
 
 __all__ = [
-    "Pairs",
     "Material",
+    "Pairs",
     "UNet",
     "another_patients",
     "areas",
-    "auroc_by_cohort",
+    "auroc_by_strength",
     "baseline_of",
     "curves",
     "draw_fours",
@@ -47,6 +53,7 @@ __all__ = [
     "independent_weights",
     "inside_share",
     "lesion_pairs",
+    "look",
     "looks",
     "maps_of_pairs",
     "moved",

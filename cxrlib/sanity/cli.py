@@ -23,7 +23,14 @@ from cxrlib.localization.runs import load_run
 from cxrlib.sanity.counterfactual import draw_twins
 from cxrlib.sanity.deletion import BASELINES
 from cxrlib.sanity.pairs import lesion_pairs
-from cxrlib.sanity.table import Material, as_text, masks_of_store, sanity_table, segmenter_row, twins_size
+from cxrlib.sanity.table import (
+    Material,
+    as_text,
+    masks_of_store,
+    sanity_table,
+    segmenter_row,
+    twins_size,
+)
 from cxrlib.sanity.unet import fit_unet, unet_maps
 from cxrlib.training.runs import data_of, git_commit, read_run, versions
 
@@ -50,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--baseline", choices=BASELINES, default="blur", help="what deletion replaces pixels by; default: blur")
     parser.add_argument("--steps", type=int, default=12, help="points on the deletion and insertion curves; default: 12")
     parser.add_argument("--unet-steps", type=int, default=0, metavar="N", help="train a U-Net on the masks of train_val for N steps and add its row; default: 0, none")
+    parser.add_argument("--against", action="append", default=[], metavar="NAME=RUN", help="how alike its maps are to those of another run, such as one of another seed or one taught nonsense")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap samples of patients; default: 1000")
     parser.add_argument("--seed", type=int, default=0, help="of films, shuffling and U-Net; default: 0")
     parser.add_argument("--out", metavar="FOLDER", help="default: RUN/sanity/SPLIT")
@@ -70,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
     pairs = lesion_pairs(store, args.cohort, rows=store.where(split=args.split), per_finding=args.per_finding, findings=findings, seed=args.seed)
     twins = {name: draw_twins(name, seeds=range(10_000 + args.seed, 10_000 + args.seed + args.twins), size=size) for name in TWINS if name in findings}
     material = Material(store, pairs, twins, args.baseline, args.steps, args.resamples)
+    others = _others(args.against, findings)
     with tqdm(total=len(methods), desc="sanity", unit="method") as bar:
-        table = sanity_table(model, recipe, findings, material, methods=methods, seed=args.seed, done=lambda _: bar.update())
+        table = sanity_table(model, recipe, findings, material, methods=methods, others=others, seed=args.seed, done=lambda _: bar.update())
     if args.unet_steps:
         rows = np.asarray(store.where(split="train_val"))
         net = fit_unet(store.images_NYX, masks_of_store(store, args.cohort, findings), rows, findings=len(findings), steps=args.unet_steps, seed=args.seed)
@@ -87,6 +96,20 @@ def run(args: argparse.Namespace) -> int:
     print(as_text(table, header), end="")
     print(f"written to {out}")
     return 0
+
+
+def _others(against: list[str], findings: tuple[str, ...]) -> dict:
+    """The runs of --against."""
+    others = {}
+    for text in against:
+        name, _, folder = text.partition("=")
+        if not (name and folder):
+            raise CxrError(f"--against {text}: give a name and a run, such as seed=RUN")
+        net, _, known = load_run(folder)
+        if tuple(our_name(other) for other in known) != findings:
+            raise CxrError(f"{folder} was trained on other findings: maps can only be compared finding by finding")
+        others[name] = net
+    return others
 
 
 def write(table: pd.DataFrame, out: Path, *, header: list[str], about: dict) -> None:

@@ -10,6 +10,7 @@ into what the finding adds and what the cue adds.
 Letters: M twins (or fours), Y X pixels.
 """
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def moved(model: nn.Module, twins: Twins, *, method: str, finding: int, findings
         recipe: How grey values become input.
     """
     (with_logit, with_map), (without_logit, without_map) = (
-        _look(model, films, method, finding, findings, recipe, twins.seed_M) for films in (twins.with_MYX, twins.without_MYX)
+        look(model, films, method=method, finding=finding, findings=findings, recipe=recipe) for films in (twins.with_MYX, twins.without_MYX)
     )
     alike_M = np.array([rank_correlation(a, b) for a, b in zip(with_map, without_map)])
     insides = [inside_share(maps, twins.mask_MYX) for maps in (with_map, without_map)]
@@ -127,7 +128,7 @@ def draw_fours(finding: str = "Pneumothorax", *, seeds, size: int = 96, severity
 
 
 class Effects(NamedTuple):
-    """Mean logits of the four kinds of film, and what they say."""
+    """What the four kinds of film say."""
 
     logit_22: np.ndarray
     """Mean over patients, indexed by finding, then cue."""
@@ -137,24 +138,28 @@ class Effects(NamedTuple):
     """How much the cue alone does. Of a model that looks at the finding: nothing."""
 
 
-def effects(model: nn.Module, fours: Fours, *, finding: int, recipe) -> Effects:
-    """Takes the score of a finding apart."""
+def effects(model: nn.Module, fours: Fours, *, finding: int, recipe) -> tuple[np.ndarray, Effects]:
+    """Takes the score of a finding apart.
+
+    Returns:
+        Logits [2, 2, M], indexed by finding, cue, patient; and what their means say.
+    """
     logit_22M = np.stack([[_logits(model, films, recipe)[:, finding] for films in row] for row in fours.film_22MYX])
     mean_22 = logit_22M.mean(axis=2)
-    return Effects(mean_22, float(mean_22[1, 0] - mean_22[0, 0]), float(mean_22[0, 1] - mean_22[0, 0]))
+    return logit_22M, Effects(mean_22, float(mean_22[1, 0] - mean_22[0, 0]), float(mean_22[0, 1] - mean_22[0, 0]))
 
 
-def _look(model, films_MYX: np.ndarray, method: str, finding: int, findings: int, recipe, seed_M) -> tuple[np.ndarray, np.ndarray]:
-    """Logit and map of one finding on each film, 16 films at a time."""
+def look(model: nn.Module, films_MYX: np.ndarray, *, method: str, finding: int, findings: int, recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Logit [M] and map [M, y, x] of one finding on each film."""
     logits, maps = [], []
     for start in range(0, len(films_MYX), 16):
-        part = slice(start, start + 16)
-        img_BIYX = normalise(to_float(torch.from_numpy(films_MYX[part])), mean=recipe.mean, std=recipe.std)
-        # The noise of the random map goes by name: the two films of a patient must not share it.
-        names = [f"{seed}-{films_MYX[i].sum()}" for i, seed in enumerate(seed_M[part], start)]
+        part_MYX = films_MYX[start : start + 16]
+        img_BIYX = normalise(to_float(torch.from_numpy(np.ascontiguousarray(part_MYX))), mean=recipe.mean, std=recipe.std)
+        # The noise of the random map goes by name: no two films may share it, and the same film must have the same.
+        names = [f"{zlib.crc32(film_YX.tobytes())}" for film_YX in part_MYX]
         made_BCyx = map_method(method).make(model, img_BIYX, findings=findings, names=names)
         maps.append(made_BCyx[:, finding].detach().float().numpy())
-        logits.append(_logits(model, films_MYX[part], recipe)[:, finding])
+        logits.append(_logits(model, part_MYX, recipe)[:, finding])
     return np.concatenate(logits), np.concatenate(maps)
 
 

@@ -26,8 +26,8 @@ from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.localization.boxes import LEVELS
 from cxrlib.localization.cli import fitting_methods
-from cxrlib.localization.mask_protocol import sweep_masks
 from cxrlib.localization.maps import map_method
+from cxrlib.localization.mask_protocol import sweep_masks
 from cxrlib.localization.protocol import cross_fit
 from cxrlib.localization.scores import score
 from cxrlib.localization.stream import ImageMaps
@@ -63,7 +63,7 @@ class Material:
     resamples: int = 1000
 
 
-def sanity_table(model: nn.Module, recipe, findings: tuple[str, ...], material: Material, *, methods: Sequence[str] | None = None, seed: int = 0, done: Callable[[str], None] = lambda name: None) -> pd.DataFrame:
+def sanity_table(model: nn.Module, recipe, findings: tuple[str, ...], material: Material, *, methods: Sequence[str] | None = None, others: dict[str, nn.Module] | None = None, seed: int = 0, done: Callable[[str], None] = lambda name: None) -> pd.DataFrame:
     """All tests of all methods on one trained model.
 
     Args:
@@ -72,11 +72,12 @@ def sanity_table(model: nn.Module, recipe, findings: tuple[str, ...], material: 
         findings: The model's outputs.
         material: Films, twins and settings.
         methods: Names of `MAP_METHODS`; None: all that fit the model.
+        others: Name -> another model of the same kind, such as one of another seed, or one that was taught nonsense.
         seed: Of the shuffling.
         done: Called with each method's name.
 
     Returns:
-        One row per method: method, then `COLUMNS`. NaN where a test does not apply: a map that looks at no model cannot
+        One row per method: method, `COLUMNS`, and "like NAME" for each other model: rank correlation with its maps. NaN where a test does not apply: a map that looks at no model cannot
         change with it.
     """
     rows = []
@@ -86,11 +87,12 @@ def sanity_table(model: nn.Module, recipe, findings: tuple[str, ...], material: 
         "head": shuffled(model, parts[head], seed=seed),
         "all": shuffled(model, tuple(name for names in parts.values() for name in names), seed=seed),
     }
+    compared = destroyed | {f"like {name}": net for name, net in (others or {}).items()}
     for method in methods or fitting_methods(model):
         looks = map_method(method).needs_model
         map_Myx = _finite(maps_of_pairs(model, material.store, material.pairs, method=method, recipe=recipe, findings=findings), method)
         row: dict[str, object] = {"method": method}
-        for name, net in destroyed.items():
+        for name, net in compared.items():
             other_Myx = maps_of_pairs(net, material.store, material.pairs, method=method, recipe=recipe, findings=findings) if looks else None
             row[name] = mean_agreement(map_Myx, other_Myx) if looks else math.nan
         row |= scores_of_maps(map_Myx, material)
@@ -100,7 +102,7 @@ def sanity_table(model: nn.Module, recipe, findings: tuple[str, ...], material: 
         row["gone"] = _gone(model, recipe, findings, material, method)
         rows.append(row)
         done(method)
-    return pd.DataFrame(rows)[["method", *COLUMNS]]
+    return pd.DataFrame(rows)[["method", *COLUMNS, *(name for name in compared if name not in destroyed)]]
 
 
 def segmenter_row(map_of: Callable[[np.ndarray], np.ndarray], findings: tuple[str, ...], material: Material) -> pd.DataFrame:
@@ -190,6 +192,9 @@ def as_text(table: pd.DataFrame, header: Sequence[str] = ()) -> str:
         numbers = [_number(value) for value in (row.head, row.all, row.own, row.habit, row.deletion, row.insertion, row.gone, row.iou, row.hausdorff)]
         head, every, own, habits, deleted, inserted, gone, iou, far = numbers
         lines.append(f"{row.method:<20}{head:>6}{every:>6}{own:>7}{habits:>7}{found:>22}{deleted:>7}{inserted:>7}{gone:>6}{dice:>21}{iou:>6}{far:>6}")
+    for name in (name for name in table if name.startswith("like ")):
+        lines += ["", f"rank correlation with the maps of the model {name.removeprefix('like ')!r}:"]
+        lines += [f"  {method:<20}{value:6.2f}" for method, value in zip(table["method"], table[name]) if not math.isnan(value)]
     return "\n".join([*lines, "", *LEGEND]) + "\n"
 
 

@@ -16,7 +16,12 @@ import pandas as pd
 from cxrlib.data.store import ImageStore
 from cxrlib.data.studies import Studies
 from cxrlib.errors import CxrError
-from cxrlib.findings import CHEXPERT_OBSERVATIONS, CHEXPERT_TO_NIH, NO_FINDING, canonical
+from cxrlib.findings import (
+    CHEXPERT_OBSERVATIONS,
+    CHEXPERT_TO_NIH,
+    NO_FINDING,
+    canonical,
+)
 from cxrlib.io import atomic_write
 from cxrlib.metrics import bootstrap_by_patient, macro_interval
 
