@@ -191,7 +191,7 @@ def test_auroc_by_strength_is_that_of_films_drawn_so():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 2, 30)) + np.array([[0, 2], [0.5, 2.5]])[..., None]  # the cue counts four times the finding
     values = auroc_by_strength(logits, (1, 0.95, 0.5, 0.05, 0))
-    assert (np.diff(values) < 0).all() and values[0] > 0.9 > 0.2 > values[-1]
+    assert (np.diff(values) < 0).all() and values[0] > 0.9 and values[-1] < 0.2
     assert values[0] == pytest.approx(roc_auc_score([0] * 30 + [1] * 30, [*logits[0, 0], *logits[1, 1]]))
     assert values[2] == pytest.approx(roc_auc_score([0] * 60 + [1] * 60, logits.ravel()))
 

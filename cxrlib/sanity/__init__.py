@@ -15,6 +15,8 @@
 
 All of it needs to know where a lesion is and what the film would be without it, so all of it works on phantoms. A phantom
 teaches the method and says nothing about patients.
+
+`labels` and `shortcut` are commands too (`python -m cxrlib.sanity.labels`), so they are imported by their own names.
 """
 
 from cxrlib.sanity.agreement import rank_correlation, top_overlap
@@ -28,10 +30,8 @@ from cxrlib.sanity.label_shift import (
     resampled,
     weighted_auroc,
 )
-from cxrlib.sanity.labels import permuted, permuted_store
 from cxrlib.sanity.pairs import Pairs, lesion_pairs, maps_of_pairs
 from cxrlib.sanity.randomize import randomized, shuffled, stages
-from cxrlib.sanity.shortcut import auroc_by_strength, looks
 from cxrlib.sanity.table import Material, sanity_table, segmenter_row
 from cxrlib.sanity.transfer import shared, transfer_table, write_chexpert_layout
 from cxrlib.sanity.unet import UNet, fit_unet, unet_maps
@@ -42,7 +42,6 @@ __all__ = [
     "UNet",
     "another_patients",
     "areas",
-    "auroc_by_strength",
     "baseline_of",
     "curves",
     "draw_fours",
@@ -54,11 +53,8 @@ __all__ = [
     "inside_share",
     "lesion_pairs",
     "look",
-    "looks",
     "maps_of_pairs",
     "moved",
-    "permuted",
-    "permuted_store",
     "predictive_value",
     "prevalence_weights",
     "randomized",

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         table = pd.concat([table, segmenter_row(lambda films: unet_maps(net, films), findings, material)], ignore_index=True)
     header = [
         SYNTHETIC,
-        f"recipe {recipe.name} ({recipe.model}), seed {recipe.seed}; {len(pairs)} films with a finding of {len(set(pairs.patient_M))} patients ({args.split}), "
-        f"at most {args.per_finding} for each finding; {args.twins} twins each of {', '.join(twins)}; baseline {args.baseline}",
+        f"recipe {recipe.name} ({recipe.model}), seed {recipe.seed}; {len(pairs)} films with a finding of {len(set(pairs.patient_M))} patients ({args.split})",
+        f"at most {args.per_finding} films for each finding; {args.twins} twins each of {', '.join(twins)}; baseline {args.baseline}",
     ]
     out = Path(args.out or Path(args.run) / "sanity" / args.split)
     about = {"title": header[1], "notes": [SYNTHETIC], "recipe": recipe.to_json(), "data": data_of(store), "split": args.split, "seed": args.seed, "pairs": len(pairs), "patients": len(set(pairs.patient_M)), "twins": args.twins, "baseline": args.baseline, "steps": args.steps, "unet_steps": args.unet_steps, "versions": versions(), "commit": git_commit()}
