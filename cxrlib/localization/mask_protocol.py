@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.errors import CxrError
-from cxrlib.localization.boxes import LEVELS, Frame
-from cxrlib.localization.masks import cut_mask, dice, hausdorff, mask_iou, sweep_mask
+from cxrlib.localization.boxes import LEVELS, Frame, unit, upsample
+from cxrlib.localization.masks import border, border_distance, dice, hausdorff, mask_iou, sweep_mask
 from cxrlib.localization.matching import XYXY, Matched
 from cxrlib.localization.protocol import MASK_OBJECTIVE, SEEDS, CrossFitted, Sweep, cross_fit
 from cxrlib.localization.shapes import mask_box
@@ -166,6 +166,9 @@ def phantom_masks(cohort: str | Path) -> Callable[[str, str], np.ndarray]:
 
 def _distances(map_yx: np.ndarray, mask_YX: np.ndarray, levels: tuple[float, ...], square: int | None) -> np.ndarray:
     height, width = mask_YX.shape
-    diagonal = float(np.hypot(height, width))
-    cuts = (cut_mask(map_yx, Frame(width, height), level=level, square=square) for level in levels)
-    return np.array([hausdorff(cut, mask_YX, percentile=95, spacing=1 / diagonal) for cut in cuts])
+    true = border(mask_YX)
+    heat_YX = unit(upsample(map_yx, Frame(width, height), square=square, size=max(height, width)))
+    if heat_YX is None:
+        return np.full(len(levels), np.nan)
+    far = [border_distance(border(heat_YX >= np.float32(level)), true, percentile=95) for level in levels]
+    return np.array(far) / float(np.hypot(height, width))

@@ -6,7 +6,7 @@ An undefined score is NaN: two empty masks have no Dice, and no distance exists 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
+from scipy.spatial import cKDTree
 
 from cxrlib.errors import CxrError
 from cxrlib.localization.boxes import LEVELS, Frame, unit, upsample
@@ -45,18 +45,29 @@ def hausdorff(a_YX: np.ndarray, b_YX: np.ndarray, *, percentile: float = 100.0, 
     a, b = _pair(a_YX, b_YX)
     if not a.any() or not b.any():
         return float("nan")
-    edges = [_edge(mask) for mask in (a, b)]
-    # The points of a border are few beside the pixels of the image: a tree of them finds the nearest some thirty times
-    # faster than a distance to it from every pixel.
-    worst = [np.percentile(KDTree(other).query(mine)[0], percentile) for mine, other in (edges, edges[::-1])]
-    return float(max(worst) * spacing)
+    return border_distance(border(a), border(b), percentile=percentile) * spacing
 
 
-def _edge(mask_YX: np.ndarray) -> np.ndarray:
-    """Row and column of each border pixel, [M, 2]."""
-    around = np.pad(mask_YX, 1)
+class Border(NamedTuple):
+    """The border pixels of a mask, and a tree that finds the nearest of them. They are few beside the pixels of the image, so
+    this is some thirty times faster than the distance of every pixel."""
+
+    points_M2: np.ndarray
+    tree: cKDTree
+
+
+def border(mask_YX: np.ndarray) -> Border:
+    """Row and column of each border pixel of a mask that is not empty."""
+    around = np.zeros((mask_YX.shape[0] + 2, mask_YX.shape[1] + 2), bool)
+    around[1:-1, 1:-1] = mask_YX
     inner_YX = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-    return np.argwhere(mask_YX & ~inner_YX)
+    points_M2 = np.argwhere(mask_YX & ~inner_YX).astype(float)
+    return Border(points_M2, cKDTree(points_M2))
+
+
+def border_distance(a: Border, b: Border, *, percentile: float = 100.0) -> float:
+    """`hausdorff` of two borders, in pixels."""
+    return float(max(np.percentile(other.tree.query(mine.points_M2)[0], percentile) for mine, other in ((a, b), (b, a))))
 
 
 class MaskSweep(NamedTuple):
