@@ -93,7 +93,7 @@ def train_row(
 
     recipe = dataclasses.replace(row.recipe, seed=seed)
     if row.start:
-        recipe = dataclasses.replace(recipe, weights=str(pretrained(row.start, seed if row.start_seed is None else row.start_seed, data=data, out=out, device=device)))
+        recipe = dataclasses.replace(recipe, weights=str(pretrained(row.start, seed, data=data, out=out, device=device)))
     if recipe.model == "clarity":
         recipe = dataclasses.replace(recipe, priors=priors)
         if recipe.losses.get("teacher", 1):
@@ -136,22 +136,12 @@ def taught(teacher: str, recipe: Recipe, *, data: Path, out: Path, device: str) 
 
 
 def pretrained(start: str, seed: int, *, data: Path, out: Path, device: str) -> Path:
-    """The weights that a start gives (see `Row.start`), trained on the same store's train_val images."""
-    from cxrlib import recipes
+    """The encoder that a self-supervised start gives, trained on the same store's train_val images with the same seed."""
     from cxrlib.pretraining import pretrain
     from cxrlib.pretraining.recipes import get
-    from cxrlib.training import train
-    from cxrlib.training.checkpoint import BEST
 
-    last, _, before = start.partition("/")
-    method, _, name = last.partition(":")
+    method, _, name = start.partition(":")
     folder = out / "runs" / f"{method}-{name}-seed{seed}"
-    if method == "train":
-        weights = str(pretrained(before, seed, data=data, out=out, device=device)) if before else ""
-        result = train(dataclasses.replace(recipes.get(name), seed=seed, weights=weights), data, folder, device=device)
-        if "stopped" in result:
-            raise KeyboardInterrupt
-        return folder / BEST
     result = pretrain(dataclasses.replace(get(method, name), seed=seed), data, folder, device=device)
     if "stopped" in result:
         raise KeyboardInterrupt

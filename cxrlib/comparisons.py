@@ -23,10 +23,7 @@ class Row:
     recipe: Recipe
     """How it is trained; the seed is set by the comparison."""
     start: str = ""
-    """Pre-training that its weights come from, as METHOD:RECIPE, for example "gmml:lt_cpu"; or another training, with its own
-    start behind a slash: "train:vit8_cpu/gmml:clarity_cpu". Empty: none."""
-    start_seed: int | None = None
-    """The seed of the start, where all seeds share one. None: the row's own."""
+    """Pre-training that its weights come from, as METHOD:RECIPE, for example "gmml:lt_cpu". Empty: none."""
     maps: tuple[str, ...] = ()
     """Kinds of map (`cxrlib.localization.maps.MAP_METHODS`) that are scored against the true boxes."""
 
@@ -173,12 +170,11 @@ def nih_mini_gmml() -> Comparison:
     )
 
 
-CLARITY_START = "train:vit8_cpu/gmml:clarity_cpu"
 OWN_MAPS = ("fused", "class_attention", "heatmap")
 
 
 def clarity_row(
-    name: str, words: str, start: str = CLARITY_START, maps: tuple[str, ...] = OWN_MAPS, losses: dict[str, float] | None = None,
+    name: str, words: str, start: str = "", maps: tuple[str, ...] = OWN_MAPS, losses: dict[str, float] | None = None,
     **options: Any,
 ) -> Row:  # fmt: skip
     """A row on the recipe `clarity_cpu`, with some options and weights of losses changed."""
@@ -186,32 +182,27 @@ def clarity_row(
     if options.get("segment_cam") is False:
         maps = ("class_attention",)
     changed = dataclasses.replace(recipe, options=recipe.options | options, losses=recipe.losses | (losses or {}))
-    return Row(name, words, changed, start, 0, maps)
+    return Row(name, words, changed, start, maps)
 
 
 def plain_row(name: str, words: str, model: str, maps: tuple[str, ...], **options: Any) -> Row:
-    """Another model on CLARiTy's recipe: same sizes, steps and start; no teacher, no regions."""
+    """Another model on CLARiTy's recipe: same sizes, steps and random start; no teacher, no regions."""
     recipe = dataclasses.replace(recipes.clarity_cpu(), model=model, options=options, losses={})
-    return Row(name, words, recipe, CLARITY_START, 0, maps)
+    return Row(name, words, recipe, "", maps)
 
 
 def clarity_ladder() -> Comparison:
-    """CLARiTy with one part exchanged or taken away at a time; the way up to it, part by part; and the models without it."""
-    no_masks = {"proximity": 0.0, "confinement": 0.0}
-    bare = {"orthogonal": 0.0, "teacher": 0.0}
+    """CLARiTy with one part exchanged or taken away at a time, and the models without it."""
     rows = (
         clarity_row("clarity", "CLARiTy, whole"),
         clarity_row("clarity_no_cam", "no SegmentCAM", segment_cam=False),
-        clarity_row("clarity_cct", "CCT in place of OCT", losses={"orthogonal": 0.0, "contrastive": 1.0}),
-        clarity_row("clarity_random", "random start", start=""),
+        clarity_row("clarity_cct", "CCT in place of OCT", losses={"orthogonal": 0.0, "contrastive": 0.1}),
         clarity_row("clarity_gap", "GAP in place of attention pooling", pool="mean"),
-        clarity_row("clarity_no_priors", "no proximity, no confinement", losses=no_masks),
+        clarity_row("clarity_no_priors", "no proximity, no confinement", losses={"proximity": 0.0, "confinement": 0.0}),
         clarity_row("clarity_no_teacher", "no teacher", losses={"teacher": 0.0}),
-        clarity_row("tokens", "class tokens alone (GAP)", losses=bare, segment_cam=False, pool="mean"),
-        clarity_row("tokens_pool", "+ attention pooling", losses=bare, segment_cam=False),
-        clarity_row("tokens_oct", "+ OCT", losses={"teacher": 0.0}, segment_cam=False),
-        plain_row("vit", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention")),
-        plain_row("lt_vit", "LT-ViT", "lt_vit", ("label_attention", "grad_cam", "gradient_attention"), n2=2, token_std=0.02),
+        plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention")),
+        plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", "grad_cam", "gradient_attention"), n2=1, token_std=0.02),
+        clarity_row("clarity_gmml", "GMML start", start="gmml:clarity_cpu"),
     )
     return Comparison(
         "clarity_ladder",

@@ -22,7 +22,7 @@ SMALL = Comparison(
     "small", "Two tiny models", "Which looks better?",
     (
         Row("vit", "[CLS] ViT", MU, maps=("class_attention",)),
-        Row("clarity", "CLARiTy", dataclasses.replace(MU, model="clarity", losses=ALONE), "train:mu", 0, ("fused", "heatmap")),
+        Row("clarity", "CLARiTy", dataclasses.replace(MU, model="clarity", losses=ALONE), "", ("fused", "heatmap")),
     ),
     "vit", ("python -m cxrlib compare small --data STORE --out FOLDER",), ("vit", "class_attention"),
 )  # fmt: skip
@@ -72,11 +72,6 @@ def test_the_table_holds_what_the_maps_are_worth(store, out, result):
     assert all(row["scores"]["macro"]["mean iou"][0] < ceiling for row in table["rows"][:5])
 
 
-def test_the_seeds_share_a_start_where_the_row_says_so(out):
-    starts = [path.name for path in (out / "runs").iterdir() if path.name.startswith("train-")]
-    assert starts == ["train-mu-seed0"]
-
-
 def test_maps_are_scored_once(out, store, monkeypatch):
     monkeypatch.setattr(comparison_maps, "load_run", lambda *_: pytest.fail("scored again"))
     comparison_maps.localize_row(SMALL.rows[0], out / "runs" / "vit-seed0", comparison_maps.test_truth(store.folder), data=store.folder, device="cpu")
@@ -112,7 +107,7 @@ def test_the_ladder_changes_one_thing_at_a_time():
     ladder = COMPARISONS["clarity_ladder"]()
     whole = ladder.rows[0]
     assert whole.name == ladder.reference == ladder.reference_maps[0]
-    for row in ladder.rows[1:7]:
+    for row in (*ladder.rows[1:6], ladder.rows[8]):
         one, other = whole.recipe.to_json(), row.recipe.to_json()
         changed = [key for key in one if one[key] != other[key]] + (["start"] if row.start != whole.start else [])
         assert len(changed) == 1, row.name
