@@ -16,7 +16,6 @@ from cxrlib.comparisons import Comparison, Row
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write
 from cxrlib.localization import blind
-from cxrlib.localization.maps import random_maps
 from cxrlib.localization.matching import Matched, match, mean_of
 from cxrlib.localization.protocol import cross_fit, sweep_of
 from cxrlib.localization.runs import load_run, maps_of_model
@@ -75,8 +74,8 @@ def gather_maps(comparison: Comparison, folder: Callable[[Row, int], Path], seed
             lines.append((row.name, method, f"{row.words}: {method.replace('_', ' ')}", tables[row.name, method], each))
     boxes = truth.boxes
     left_out = match(boxes, blind.blind_boxes_left_out(boxes))
-    chance = cross_fit(sweep_of(candidates(boxes, random_maps(boxes)), boxes)).matched
-    lines += [("", "blind", "Blind box, fitted on all other patients", left_out, []), ("", "random", "Random map", chance, [])]
+    lines.append(("", "blind", "Blind box, fitted on all other patients", left_out, []))
+    lines += [("", method, f"No model: {method} map", table, []) for method, table in _without_model(truth, data).items()]
     size = comparison.rows[0].recipe.image_size // comparison.rows[0].recipe.patch_size
     lines.append(
         ("", "ceiling", f"Ceiling: the best box of whole cells, {size} x {size} grid", match(boxes, blind.grid_table(boxes, grid=size)), [])
@@ -105,6 +104,19 @@ def gather_maps(comparison: Comparison, folder: Callable[[Row, int], Path], seed
         "reference": list(comparison.reference_maps),
         "rows": result,
     }
+
+
+def _without_model(truth: Truth, data: Path) -> dict[str, Matched]:
+    """What maps are worth that no model made: chance, the image's centre, the lungs, edges."""
+    from cxrlib.data.store import ImageStore
+
+    store, images = ImageStore.open(data), list(dict.fromkeys(truth.boxes["image"]))
+    known = tuple(dict.fromkeys(truth.boxes["finding"]))
+    tables = {}
+    for method in ("random", "centre", "lungs", "edges"):
+        maps = maps_of_model(None, store, images, method=method, findings=known)
+        tables[method] = cross_fit(sweep_of(candidates(truth.boxes, maps, square=store.size), truth.boxes)).matched
+    return tables
 
 
 def maps_text(result: dict) -> str:

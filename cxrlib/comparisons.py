@@ -171,6 +171,8 @@ def nih_mini_gmml() -> Comparison:
 
 
 OWN_MAPS = ("fused", "class_attention", "heatmap")
+LENT_MAPS = ("rollout", "gradient_attention", "cam", "grad_cam", "grad_cam_pp")
+"""Kinds of map that any of the models can be asked for."""
 
 
 def clarity_row(
@@ -194,14 +196,14 @@ def plain_row(name: str, words: str, model: str, maps: tuple[str, ...], **option
 def clarity_ladder() -> Comparison:
     """CLARiTy with one part exchanged or taken away at a time, and the models without it."""
     rows = (
-        clarity_row("clarity", "CLARiTy, whole"),
+        clarity_row("clarity", "CLARiTy, whole", maps=(*OWN_MAPS, *LENT_MAPS)),
         clarity_row("clarity_no_cam", "no SegmentCAM", segment_cam=False),
         clarity_row("clarity_cct", "CCT in place of OCT", losses={"orthogonal": 0.0, "contrastive": 0.1}),
         clarity_row("clarity_gap", "GAP in place of attention pooling", pool="mean"),
         clarity_row("clarity_no_priors", "no proximity, no confinement", losses={"proximity": 0.0, "confinement": 0.0}),
         clarity_row("clarity_no_teacher", "no teacher", losses={"teacher": 0.0}),
-        plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention")),
-        plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", "grad_cam", "gradient_attention"), n2=1, token_std=0.02),
+        plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", *LENT_MAPS)),
+        plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", *LENT_MAPS), n2=1, token_std=0.02),
         clarity_row("clarity_gmml", "GMML start", start="gmml:clarity_cpu"),
     )
     return Comparison(
