@@ -23,6 +23,7 @@ NAMES = [
     "09_self_supervision",
     "12_anatomy_as_a_prior",
     "13_segment_cam",
+    "14_four_mask_losses",
 ]
 
 

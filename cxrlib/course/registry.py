@@ -21,6 +21,9 @@ TITLES: dict[int, str] = {
     11: "Orthogonal tokens and attention pooling",
     12: "Anatomy as a prior",
     13: "SegmentCAM: foreground and background",
+    14: "The four mask losses",
+    15: "Distillation",
+    17: "From maps to boxes: scoring localization",
 }
 """Chapter titles; `course.start` prints them, and a test compares them with each chapter's own heading."""
 
