@@ -18,7 +18,7 @@ class BuildWithResults(build_py):
         super().run()
         if self.editable_mode:  # the checkout is there, and its files are read where they are
             return
-        for name in ("comparison.json", "result.json"):
+        for name in ("comparison.json", "result.json", "checks.json"):
             for file in sorted((HERE / "data" / "results").glob(f"*/{name}")):
                 target = Path(self.build_lib) / "cxrlib" / "course" / "stored" / file.parent.name / name
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -245,6 +245,9 @@ def test_every_stored_result_is_on_the_results_page(html):
         assert result["title"] in page
         for row in result["rows"]:
             assert row["words"] in page and f"{row['macro']:.3f}" in page
+    for file in sorted((ROOT / "data" / "results").glob("*/checks.json")):
+        result = json.loads(file.read_text())
+        assert result["title"] in page and f"{result['company']['groups']['company']['auroc']['difference']:+.3f}" in page
     for file in sorted((ROOT / "data" / "results").glob("bench_*.json")):
         bench = json.loads(file.read_text())
         assert f"{bench['store']['ratio']:.0f} times faster" in page and f"{bench['step']['ratio']:.3f}" in page

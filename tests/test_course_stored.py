@@ -47,7 +47,7 @@ def test_an_installed_package_carries_every_result(tmp_path):
         shutil.copy(ROOT / "cxrlib" / name, source / "cxrlib" / name)
     (source / "cxrlib" / "course" / "__init__.py").touch()
     names = []
-    for kind in ("comparison.json", "result.json"):
+    for kind in ("comparison.json", "result.json", "checks.json"):
         for file in (ROOT / "data" / "results").glob(f"*/{kind}"):
             (source / "data" / "results" / file.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, source / "data" / "results" / file.parent.name / kind)

@@ -84,6 +84,8 @@ class Results(SphinxDirective):
             lines += result_markdown(json.loads(file.read_text(encoding="utf-8")), file.parent)
         for file in sorted(folder.glob("*/comparison.json")):
             lines += comparison_markdown(json.loads(file.read_text(encoding="utf-8")))
+        for file in sorted(folder.glob("*/checks.json")):
+            lines += checks_markdown(json.loads(file.read_text(encoding="utf-8")))
         for file in sorted(folder.glob("bench_*.json")):
             lines += bench_markdown(json.loads(file.read_text(encoding="utf-8")))
         if not lines:
@@ -146,6 +148,35 @@ def comparison_markdown(result: dict) -> list[str]:
         names = [row["words"] for row in result["rows"] if row["recipe"]["lr"] == rate]
         end += f" {' and '.join(names)}: at a rate of {rate:g}, the others at {rates[-1]:g}."
     return [*lines, "", end, *(localization_markdown(result["localization"]) if result.get("localization") else []), ""]
+
+
+def checks_markdown(result: dict) -> list[str]:
+    """The closer looks at CLARiTy's ladder: by finding without the losses that know anatomy, and pairs of findings under OCT and CCT."""
+
+    def cell(one: dict) -> str:
+        if one["difference"] is None or one["low"] is None:
+            return "undefined"
+        return f"{one['first']:.3f}, {one['second']:.3f}: {one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
+
+    pairs = result["company"]
+    lines = [f"## {result['title']}", "", f"{result['question']}", "", *(f"- {note}" for note in result["notes"])]
+    lines += [f"- {result['images']:,} test images of {result['patients']:,} patients; seeds {', '.join(map(str, result['seeds']))}", ""]
+    lines += ["```text", *result["commands"], "```", ""]
+    lines += ["With proximity and confinement, without them, and the difference (interval over patients, mean over seeds):", ""]
+    lines += ["| finding | box in its region | region, share of the film | AUROC | mean IoU of the fused map |", "|---|---|---|---|---|"]
+    for line in result["without_regions"]["findings"]:
+        boxed = "maps" in line
+        cover = f"{line['inside']:.2f} | {line['region']:.2f}" if boxed else "no box | no box"
+        where = cell(line["maps"]["fused"]["mean iou"]) if boxed else "–"
+        lines.append(f"| {line['finding'].replace('_', ' ')} | {cover} | {cell(line['auroc'])} | {where} |")
+    words = {"company": f"at least {pairs['lift']:g} times as often as chance", "others": "all other pairs"}
+    lines += ["", "OCT, CCT and the difference, in test images that have both findings of a pair:", ""]
+    lines += ["| findings that come together | pairs | cosine of tokens | class attention shared | fused map shared | AUROC beside the other |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for group, scores in pairs["groups"].items():
+        cells = " | ".join(cell(scores[key]) if key in scores else "–" for key in ("cosine", "class_attention", "fused", "auroc"))
+        lines.append(f"| {words[group]} | {scores['pairs']} | {cells} |")
+    return [*lines, ""]
 
 
 def bench_markdown(bench: dict) -> list[str]:

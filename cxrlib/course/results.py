@@ -1,6 +1,6 @@
 """Stored results: tables of runs that take too long for a chapter, read where the chapter needs them.
 
-In a checkout they are data/results/NAME/comparison.json (or result.json), as the commands in them wrote them. An installed
+In a checkout they are data/results/NAME/comparison.json (or result.json, checks.json), as the commands in them wrote them. An installed
 package carries copies, put there when it is built (see setup.py): on Colab there is no checkout.
 """
 
@@ -10,7 +10,7 @@ import cxrlib
 from cxrlib.errors import CxrError
 from cxrlib.io import read_json
 
-FILES = ("comparison.json", "result.json")
+FILES = ("comparison.json", "result.json", "checks.json")
 
 
 def results_folder() -> Path:
@@ -27,8 +27,8 @@ def stored(name: str) -> dict:
         name: Its folder, for example "lt_vit_rivals".
 
     Returns:
-        What was measured, with the commands that measured it: a comparison (see `cxrlib.comparison`) or the runs of one
-        recipe (see `cxrlib.results`).
+        What was measured, with the commands that measured it: a comparison (see `cxrlib.comparison`), the runs of one
+        recipe (see `cxrlib.results`), or closer looks at a comparison's runs (see `cxrlib.ladder_checks`).
 
     Raises:
         CxrError: There is no result of that name.
