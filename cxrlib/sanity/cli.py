@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cxrlib import checkpoints
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, write_json
@@ -47,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Every map method in one table: weights destroyed, another patient's map, deletion and insertion, the lesion "
         "taken away, Dice against exact masks. Phantoms only, since their masks and twins are exact.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder made by train")
+    parser.add_argument("run", metavar="RUN", help="a run folder made by train, or the name of a checkpoint that ships with the course")
     parser.add_argument("--cohort", metavar="FOLDER", required=True, help="the phantom cohort, with its masks")
     parser.add_argument("--data", metavar="STORE", help="default: the store that the run was trained on")
     parser.add_argument("--split", default="test", choices=("test", "train_val"), help="default: test")
@@ -67,10 +68,9 @@ def run(args: argparse.Namespace) -> int:
     """Tests, writes and prints."""
     if min(args.per_finding, args.twins, args.steps) < 2 or args.resamples < 2:
         raise CxrError("--per-finding, --twins, --steps and --resamples must be at least 2")
-    made = read_run(args.run)
-    model, recipe, findings = load_run(args.run)
+    model, recipe, findings, data, out = _opened(args)
     findings = tuple(our_name(name) for name in findings)
-    store = ImageStore.open(args.data or made["store"])
+    store = ImageStore.open(data)
     size = twins_size(store, recipe)
     methods = args.method or fitting_methods(model)
     for method in methods:
@@ -90,12 +90,21 @@ def run(args: argparse.Namespace) -> int:
         f"recipe {recipe.name} ({recipe.model}), seed {recipe.seed}; {len(pairs)} films with a finding of {len(set(pairs.patient_M))} patients ({args.split})",
         f"at most {args.per_finding} films for each finding; {args.twins} twins each of {', '.join(twins)}; baseline {args.baseline}",
     ]
-    out = Path(args.out or Path(args.run) / "sanity" / args.split)
     about = {"title": header[1], "notes": [SYNTHETIC], "recipe": recipe.to_json(), "data": data_of(store), "split": args.split, "seed": args.seed, "pairs": len(pairs), "patients": len(set(pairs.patient_M)), "twins": args.twins, "baseline": args.baseline, "steps": args.steps, "unet_steps": args.unet_steps, "versions": versions(), "commit": git_commit()}
     write(table, out, header=header, about=about)
     print(as_text(table, header), end="")
     print(f"written to {out}")
     return 0
+
+
+def _opened(args: argparse.Namespace):
+    """Model, recipe, findings, store and folder to write: of a run, or of a checkpoint that ships with the course."""
+    if args.run in checkpoints.names() and not Path(args.run).exists():
+        if not (args.data and args.out):
+            raise CxrError(f"{args.run} is a checkpoint: say which images with --data STORE, and where to write with --out FOLDER")
+        return *checkpoints.load(args.run), args.data, Path(args.out)
+    made = read_run(args.run)
+    return *load_run(args.run), args.data or made["store"], Path(args.out or Path(args.run) / "sanity" / args.split)
 
 
 def _others(against: list[str], findings: tuple[str, ...]) -> dict:

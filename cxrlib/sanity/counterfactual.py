@@ -26,7 +26,7 @@ from cxrlib.sanity.agreement import rank_correlation
 from cxrlib.sanity.habit import inside_share
 
 CUE_THRESHOLD = 6
-"""Grey values by which a drain must change a pixel to count as drawn there; the film's noise is the same on both."""
+"""Grey values by which a cue must change a pixel to count as drawn there; the film's noise is the same on both."""
 
 
 class Twins(NamedTuple):
@@ -109,17 +109,31 @@ class Fours(NamedTuple):
     """uint8, indexed by finding (0 without, 1 with), then cue."""
     lesion_MYX: np.ndarray
     cue_MYX: np.ndarray
-    """Where the drain is, on the films without the finding: pixels that it changes."""
+    """Where the cue is: pixels that it changes on the films without the finding (for a marker, both letters' places)."""
 
 
-def draw_fours(finding: str = "Pneumothorax", *, seeds, size: int = 96, severity: float | None = 0.7) -> Fours:
-    """Draws patients with and without a finding, each with and without a chest drain."""
+def draw_fours(finding: str = "Pneumothorax", *, seeds, size: int = 96, severity: float | None = 0.7, cue: str = "drain") -> Fours:
+    """Draws patients with and without a finding, each with and without a cue.
+
+    Args:
+        finding: The finding.
+        seeds: One per patient.
+        size: Pixels per side.
+        severity: See `draw_twins`.
+        cue: "drain": a chest drain or none. "marker": the side marker is an R (the cue) or an L.
+
+    Raises:
+        CxrError: There is no such cue.
+    """
+    settings = {"drain": ({"drain": False}, {"drain": True}), "marker": ({"drain": False, "marker": "L"}, {"drain": False, "marker": "R"})}
+    if cue not in settings:
+        raise CxrError(f"there is no cue {cue!r}: choose one of {', '.join(settings)}")
     finding = canonical(finding)
     films, lesions, cues = [], [], []
     for seed in seeds:
         person = {"size": size, "sex": "MF"[seed % 2], "age": 25 + seed * 7 % 55}
         strength = None if severity is None else {finding: severity}
-        four = [[draw(seed, findings=names, severity=strength if names else None, drain=cue, **person) for cue in (False, True)] for names in ((), (finding,))]
+        four = [[draw(seed, findings=names, severity=strength if names else None, **person, **way) for way in settings[cue]] for names in ((), (finding,))]
         films.append([[film.image_YX for film in row] for row in four])
         lesions.append(four[1][0].lesion_masks[finding])
         change_YX = np.abs(four[0][1].image_YX.astype(int) - four[0][0].image_YX)

@@ -14,26 +14,31 @@ from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, write_json
 
 
-def gather(folders: dict[str, Path], *, title: str, commands: list[str]) -> dict:
+def gather(folders: list[tuple[str, Path]], *, title: str, commands: list[str]) -> dict:
     """One result out of the sanity tables of several runs.
 
     Args:
-        folders: Name of the model -> what `python -m cxrlib sanity` wrote.
+        folders: (name of the model, what `python -m cxrlib sanity` wrote). Rows of one name are put into one table.
         title: What the result shows, in one line.
         commands: The commands that lead to it, with generic paths.
 
     Raises:
         CxrError: A folder holds no table, or the tables are of different films.
     """
-    parts = {}
-    for name, folder in folders.items():
+    parts: dict[str, dict] = {}
+    for name, folder in folders:
         if not (Path(folder) / "sanity.json").is_file():
             raise CxrError(f"{folder} has no sanity.json: run python -m cxrlib sanity RUN --cohort COHORT first")
-        parts[name] = read_json(Path(folder) / "sanity.json")
+        part = read_json(Path(folder) / "sanity.json")
+        first = next(iter(parts.values()), part)
+        if any(part[key] != first[key] for key in ("data", "split", "seed", "pairs", "baseline", "steps", "twins")):
+            raise CxrError("these tables are of different films or settings: make them with the same options on the same store")
+        if name in parts and parts[name]["recipe"] != part["recipe"]:
+            raise CxrError(f"two different runs are called {name}: give each its own name")
+        before = parts.get(name, {"rows": []})["rows"]
+        known = {row["method"] for row in before}
+        parts[name] = part | {"rows": before + [row for row in part["rows"] if row["method"] not in known]}
     first = next(iter(parts.values()))
-    same = ("data", "split", "seed", "pairs", "baseline", "steps", "twins")
-    if any(part[key] != first[key] for part in parts.values() for key in same):
-        raise CxrError("these tables are of different films or settings: make them with the same options on the same store")
     recipes = {}
     for name, part in parts.items():
         weights = part["recipe"].get("weights") or ""
@@ -63,19 +68,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--command", action="append", default=[], help="a command that leads to it; give it for each")
     args = parser.parse_args(arguments)
     try:
-        folders = {}
+        folders: list[tuple[str, Path]] = []
         for text in args.tables:
             name, _, folder = text.partition("=")
             if not (name and folder):
                 raise CxrError(f"{text}: give a name and a folder, such as LT-ViT=RUN/sanity/test")
-            folders[name] = Path(folder)
+            folders.append((name, Path(folder)))
         result = gather(folders, title=args.title, commands=args.command)
     except CxrError as error:
         print(f"cxrlib: {error}", file=sys.stderr)
         return 2
     write_json(args.out / "result.json", result)
     with atomic_write(args.out / "table.txt") as file:
-        for name, folder in folders.items():
+        for name, folder in folders:
             file.write(f"{name}\n{(folder / 'sanity.txt').read_text(encoding='utf-8')}\n")
     return 0
 

@@ -82,9 +82,8 @@ def sanity_table(model: nn.Module, recipe, findings: tuple[str, ...], material: 
     """
     rows = []
     parts = stages(model)
-    head = next(iter(parts))
     destroyed = {
-        "head": shuffled(model, parts[head], seed=seed),
+        "head": shuffled(model, tuple(name for part in heads(parts) for name in parts[part]), seed=seed),
         "all": shuffled(model, tuple(name for names in parts.values() for name in names), seed=seed),
     }
     compared = destroyed | {f"like {name}": net for name, net in (others or {}).items()}
@@ -103,6 +102,12 @@ def sanity_table(model: nn.Module, recipe, findings: tuple[str, ...], material: 
         rows.append(row)
         done(method)
     return pd.DataFrame(rows)[["method", *COLUMNS, *(name for name in compared if name not in destroyed)]]
+
+
+def heads(parts: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The parts that answer: all above the last norm (CLARiTy has two of them), or the first where there is no norm."""
+    names = tuple(parts)
+    return names[: max(1, names.index("norm"))] if "norm" in names else names[:1]
 
 
 def segmenter_row(map_of: Callable[[np.ndarray], np.ndarray], findings: tuple[str, ...], material: Material) -> pd.DataFrame:

@@ -116,6 +116,8 @@ def write_chexpert_layout(store: ImageStore, studies: Studies, out: str | os.Pat
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(studies.root / path_of[record["image"]], out / place)
     for part, table in rows.items():
+        if not table:  # a split without a film has no table
+            continue
         with atomic_write(out / f"{part}.csv") as file:
             pd.DataFrame(table).to_csv(file, index=False, lineterminator="\n")
     return out
