@@ -171,8 +171,6 @@ def nih_mini_gmml() -> Comparison:
 
 
 OWN_MAPS = ("fused", "class_attention", "heatmap")
-LENT_MAPS = ("rollout", "gradient_attention", "cam", "grad_cam", "grad_cam_pp")
-"""Kinds of map that any of the models can be asked for."""
 
 
 def clarity_row(
@@ -193,18 +191,24 @@ def plain_row(name: str, words: str, model: str, maps: tuple[str, ...], **option
     return Row(name, words, recipe, "", maps)
 
 
+WHOLE = clarity_row("clarity", "CLARiTy, whole", maps=(*OWN_MAPS, "grad_cam"))
+CLARITY_COMMANDS = (
+    *LT_COMMANDS,
+    "python -m cxrlib priors make STORE PRIORS --source phantom --phantom COHORT",
+    "python -m cxrlib train cpu --data STORE --out TEACHER",
+)
+
+
 def clarity_ladder() -> Comparison:
     """CLARiTy with one part exchanged or taken away at a time, and the models without it."""
     rows = (
-        clarity_row("clarity", "CLARiTy, whole", maps=(*OWN_MAPS, *LENT_MAPS)),
+        WHOLE,
         clarity_row("clarity_no_cam", "no SegmentCAM", segment_cam=False),
         clarity_row("clarity_cct", "CCT in place of OCT", losses={"orthogonal": 0.0, "contrastive": 0.1}),
         clarity_row("clarity_gap", "GAP in place of attention pooling", pool="mean"),
         clarity_row("clarity_no_priors", "no proximity, no confinement", losses={"proximity": 0.0, "confinement": 0.0}),
-        clarity_row("clarity_no_teacher", "no teacher", losses={"teacher": 0.0}),
-        plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", *LENT_MAPS)),
-        plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", *LENT_MAPS), n2=1, token_std=0.02),
-        clarity_row("clarity_gmml", "GMML start", start="gmml:clarity_cpu"),
+        plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention")),
+        plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", "grad_cam", "gradient_attention"), n2=1, token_std=0.02),
     )
     return Comparison(
         "clarity_ladder",
@@ -213,15 +217,33 @@ def clarity_ladder() -> Comparison:
         rows,
         "clarity",
         (
-            *LT_COMMANDS,
-            "python -m cxrlib priors make STORE PRIORS --source phantom --phantom COHORT",
-            "python -m cxrlib train cpu --data STORE --out TEACHER",
+            *CLARITY_COMMANDS,
             "python -m cxrlib compare clarity_ladder --data STORE --priors PRIORS --teacher TEACHER --out FOLDER",
         ),
         ("clarity", "fused"),
     )
 
 
+def clarity_helpers() -> Comparison:
+    """What CLARiTy is helped by from outside: a teacher's word, and a self-supervised start."""
+    return Comparison(
+        "clarity_helpers",
+        "CLARiTy without its teacher, and from a GMML start, on phantoms",
+        "What are a teacher and a self-supervised start worth to CLARiTy?",
+        (
+            WHOLE,
+            clarity_row("clarity_no_teacher", "no teacher", losses={"teacher": 0.0}),
+            clarity_row("clarity_gmml", "GMML start", start="gmml:clarity_cpu"),
+        ),
+        "clarity",
+        (
+            *CLARITY_COMMANDS,
+            "python -m cxrlib compare clarity_helpers --data STORE --priors PRIORS --teacher TEACHER --out FOLDER",
+        ),
+        ("clarity", "fused"),
+    )
+
+
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
-    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml, clarity_ladder)
+    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml, clarity_ladder, clarity_helpers)
 }

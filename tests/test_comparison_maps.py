@@ -107,7 +107,7 @@ def test_the_ladder_changes_one_thing_at_a_time():
     ladder = COMPARISONS["clarity_ladder"]()
     whole = ladder.rows[0]
     assert whole.name == ladder.reference == ladder.reference_maps[0]
-    for row in (*ladder.rows[1:6], ladder.rows[8]):
+    for row in (*ladder.rows[1:5], *COMPARISONS["clarity_helpers"]().rows[1:]):
         one, other = whole.recipe.to_json(), row.recipe.to_json()
         changed = [key for key in one if one[key] != other[key]] + (["start"] if row.start != whole.start else [])
         assert len(changed) == 1, row.name
