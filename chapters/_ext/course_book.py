@@ -81,7 +81,8 @@ class Results(SphinxDirective):
         self.env.note_reread()  # a new result is a new file, which no dependency on the old ones would notice
         lines: list[str] = []
         for file in files:
-            lines += result_markdown(json.loads(file.read_text(encoding="utf-8")), file.parent)
+            result = json.loads(file.read_text(encoding="utf-8"))
+            lines += tables_markdown(result) if "tables" in result else result_markdown(result, file.parent)
         for file in sorted(folder.glob("*/comparison.json")):
             lines += comparison_markdown(json.loads(file.read_text(encoding="utf-8")))
         for file in sorted(folder.glob("*/checks.json")):
@@ -125,6 +126,21 @@ def result_markdown(result: dict, folder: Path) -> list[str]:
         path = f"/data/results/{folder.name}/auroc.png"
         lines += ["", f"```{{image}} {path}", f":alt: {words}", ":class: dark-light", "```"]
     return [*lines, ""]
+
+
+def tables_markdown(result: dict) -> list[str]:
+    """A section of a result that is made of small tables: the commands, then each table as it is."""
+
+    def shown(value) -> str:
+        return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    lines = [f"## {result['title']}", "", *(f"- {note}" for note in result["notes"]), "", "```text", *result["commands"], "```", ""]
+    for table in result["tables"]:
+        columns = list(table["rows"][0])
+        lines += [f"{table['title']}:", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(shown(row.get(column)) for column in columns) + " |" for row in table["rows"]]
+        lines += [""]
+    return lines
 
 
 def comparison_markdown(result: dict) -> list[str]:
