@@ -22,11 +22,13 @@ NAMES = [
     "08_where_labels_enter",
     "09_self_supervision",
     "10_one_token_per_finding",
+    "11_orthogonal_tokens_and_pooling",
     "12_anatomy_as_a_prior",
     "13_segment_cam",
     "14_four_mask_losses",
     "15_distillation",
     "17_from_maps_to_boxes",
+    "18_are_the_maps_true",
 ]
 
 

@@ -24,6 +24,8 @@ TITLES: dict[int, str] = {
     14: "The four mask losses",
     15: "Distillation",
     17: "From maps to boxes: scoring localization",
+    18: "Are the maps true?",
+    19: "The ablation ladder",
 }
 """Chapter titles; `course.start` prints them, and a test compares them with each chapter's own heading."""
 
