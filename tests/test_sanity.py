@@ -158,6 +158,10 @@ def test_twins_differ_by_the_lesion_and_fours_by_finding_and_drain():
     fours = counterfactual.draw_fours(seeds=(1, 2), size=64)
     assert fours.film_22MYX.shape == (2, 2, 2, 64, 64) and fours.lesion_MYX.any(axis=(1, 2)).all()
     assert 0 < fours.cue_MYX.mean() < 0.1
+    marked = counterfactual.draw_fours(seeds=(1,), size=64, cue="marker")
+    assert marked.cue_MYX[0][:16, :16].any() and marked.cue_MYX[0][:16, -16:].any() and not marked.cue_MYX[0][20:].any()
+    with pytest.raises(CxrError, match="no cue"):
+        counterfactual.draw_fours(seeds=(1,), cue="tattoo")
     same = np.abs(fours.film_22MYX[1, 1].astype(int) - fours.film_22MYX[1, 0])
     assert same[~fours.cue_MYX].mean() < 1  # with the finding the drain lies in the same place
 

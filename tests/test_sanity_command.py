@@ -1,6 +1,8 @@
 """Are the maps true, on a cohort: nonsense labels, CheXpert's names, a U-Net, and the table of every method."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import pytest
 import torch
 from tiny_store import tiny_store
 
-from cxrlib import cli
+from cxrlib import checkpoints, cli
 from cxrlib.data import ImageStore, prepare, read_nih
 from cxrlib.data.chexpert import read_chexpert
 from cxrlib.errors import CxrError
@@ -155,7 +157,18 @@ def test_the_command_writes_one_row_per_method_and_one_for_the_unet(trained, coh
     result = json.loads((trained.parent / "gathered" / "result.json").read_text())
     assert [table["title"] for table in result["tables"]] == ["ViT", "again"] and result["tables"][0]["rows"] == stored["rows"]
     assert str(trained.parent) not in json.dumps(result)
+    spec = importlib.util.spec_from_file_location("course_book", Path(__file__).parent.parent / "chapters" / "_ext" / "course_book.py")
+    book = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(book)
+    page = book.tables_markdown(result)
+    assert page[0] == "## t" and sum(line.startswith("| centre | – |") for line in page) == 2
     assert (out / "sanity.txt").read_text() in text and SEGMENTER in as_text(table.reset_index())
+
+
+def test_a_checkpoint_by_name_needs_images_and_a_place(capsys):
+    name = next(iter(checkpoints.names()))
+    assert cli.main(["sanity", name, "--cohort", "nowhere"]) == 2
+    assert "is a checkpoint: say which images" in capsys.readouterr().err
 
 
 def test_what_a_run_owes_to_drains_is_written(trained, tmp_path, capsys):
