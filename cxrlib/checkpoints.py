@@ -3,7 +3,7 @@
     from cxrlib import checkpoints
     model, recipe, findings = checkpoints.load("clarity_phantom")
 
-    python -m cxrlib.checkpoints RUN NAME        make one from a finished, evaluated run
+    python -m cxrlib.checkpoints RUN NAME --command TEXT        make one from a finished, evaluated run
 
 Each is a folder data/checkpoints/NAME: model.safetensors and checkpoint.json, which says what made it: recipe, seed, command, the
 hash of the images, test scores, versions. They were trained on synthetic phantoms and know nothing of patients.
@@ -102,7 +102,7 @@ def export(run: str | Path, name: str, *, command: str, out: Path | None = None)
             "name": name,
             "notes": ["synthetic images: nothing here says anything about patients"] if made["data"]["source"] == "phantom" else [],
             "command": command,
-            "recipe": recipe.to_json() | {"weights": Path(recipe.weights).name, "priors": Path(recipe.priors).name, "teacher": Path(recipe.teacher).name},
+            "recipe": recipe.published(),
             "findings": list(recipe.findings or made["data"]["findings"]),
             "data": made["data"],
             "seed": recipe.seed,
@@ -124,7 +124,10 @@ def main() -> None:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--command", required=True, help="what trained it, with generic paths")
     args = parser.parse_args()
-    print(export(args.run, args.name, command=args.command))
+    try:
+        print(export(args.run, args.name, command=args.command))
+    except CxrError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -43,9 +43,10 @@ def localize_row(row: Row, run: Path, truth: Truth, *, data: Path, device: str) 
     device, store = find_device(device), ImageStore.open(data)
     model, recipe, findings = load_run(run, device=device)
     images = list(dict.fromkeys(truth.boxes["image"]))
+    boxed = truth.boxes.groupby("image")["finding"].agg(frozenset).to_dict()
     for method in wanted:
         maps = maps_of_model(
-            model, store, images, method=method, findings=findings, mean=recipe.mean, std=recipe.std, device=device
+            model, store, images, method=method, findings=findings, mean=recipe.mean, std=recipe.std, device=device, wanted=boxed
         )
         fitted = cross_fit(sweep_of(candidates(truth.boxes, maps, square=store.size), truth.boxes))
         _write(_file(run, method), fitted.matched)

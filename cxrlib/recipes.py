@@ -13,6 +13,7 @@ import inspect
 import math
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -61,7 +62,7 @@ class Recipe:
     weights: str = ""
     """Weights to start from: a .safetensors file, or a name that timm knows. Empty: random ones."""
     priors: str = ""
-    """Anatomical regions made by `priors make` for the same store. Empty: none; losses that need them are then off."""
+    """Anatomical regions made by `priors make` for the same store. Empty: none; losses that need them are then refused."""
     teacher: str = ""
     """A teacher's logits made by `teach` for this recipe and seed. Empty: none."""
     mean: tuple[float, ...] = (0.5,)
@@ -124,6 +125,14 @@ class Recipe:
         """The fields as JSON holds them."""
         lists = {name: list(getattr(self, name)) for name in ("mean", "std", "findings")}
         return dataclasses.asdict(self) | lists | {"ranges": self.ranges._asdict()}
+
+    def published(self) -> dict:
+        """The fields as they may be shown to others: of files and folders only the names, not the places."""
+        fields = self.to_json()
+        for name in ("weights", "priors", "teacher"):
+            is_name = name == "weights" and not fields[name].endswith(".safetensors")  # one that timm knows
+            fields[name] = fields[name] if is_name else Path(fields[name]).name
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict) -> "Recipe":

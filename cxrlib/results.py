@@ -35,12 +35,13 @@ def gather(runs: list[Path], *, title: str, commands: list[str], split: str = "t
         done, scored = read_json(run / "result.json"), read_json(run / "evaluation" / split / "auroc.json")
         if scored["macro"]["auroc"] is None:
             raise CxrError(f"{run} has no macro AUROC on the {split} split: evaluate it on a store with positives and negatives")
-        recipe = made["recipe"].to_json()
-        recipe["weights"] = Path(recipe["weights"]).name if recipe["weights"].endswith(".safetensors") else recipe["weights"]
+        recipe = made["recipe"].published()
         parts.append((recipe, made, done, scored))
     first_recipe, first, _, first_scored = parts[0]
     same = [
-        (recipe | {"seed": 0}, made["data"], made["weights_sha256"], scored["data"]) for recipe, made, _, scored in parts
+        # Each seed has logits of its own views: only whether there is a teacher is compared.
+        (recipe | {"seed": 0, "teacher": bool(recipe["teacher"])}, made["data"], made["weights_sha256"], scored["data"])
+        for recipe, made, _, scored in parts
     ]
     if any(other != same[0] for other in same):
         raise CxrError("these runs differ in more than the seed: gather runs of one recipe on one store, from the same weights")

@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ import cxrlib  # noqa: F401  (before timm: see cxrlib._compat)
 from cxrlib import cli, recipes
 from cxrlib.data import prepare, read_nih
 from cxrlib.data.augment import augment, normalise, to_float
-from cxrlib.data.feed import training_batches
+from cxrlib.data.feed import epoch_order, training_batches
 from cxrlib.distillation import LogitStore, Teacher, make_logits
 from cxrlib.errors import CxrError
 from cxrlib.losses.clarity import Weights, clarity_forward, clarity_terms, weighted_sum
@@ -52,9 +57,13 @@ def batches(store, rows, epoch):
 def test_a_batch_says_which_rows_it_is(data, rank, world):
     store, _ = data
     rows = np.asarray(store.where(split="train_val"))
-    for batch in training_batches(store.images_NYX, store.labels_NC, rows, batch=10, seed=3, epoch=2, rank=rank, world=world):
+    batches = training_batches(store.images_NYX, store.labels_NC, rows, batch=10, seed=3, epoch=2, rank=rank, world=world)
+    for number, batch in enumerate(batches):
         assert np.array_equal(store.images_NYX[batch.rows_B], batch.img_BYX.numpy())
         assert batch.images == 10
+        order = epoch_order(len(rows), seed=3, epoch=2)
+        whole_GC = store.labels_NC[rows[order[10 * number : 10 * number + 10]]]
+        assert batch.known == (~np.isnan(whole_GC)).sum() and batch.present == (whole_GC == 1).sum()
 
 
 def test_the_objective_is_the_sum_of_its_terms_on_the_moved_regions_and_the_teachers_words(data, tmp_path):
@@ -209,6 +218,10 @@ def test_parts_of_a_batch_add_up_to_the_whole(small, tmp_path):
     [
         ((), "--priors PRIORS"),
         (("--loss", "masks=1"), "no loss 'masks'"),
+        (("--loss", "orthogonal=abc"), "orthogonal=abc is no weight"),
+        (("--loss", "ramp_epochs=-1"), "ramp_epochs=-1 is no weight"),
+        (("--loss", "teacher=2"), "teacher: at most 1"),
+        (("--loss", "area=NaN"), "area=nan is no weight"),
         (("--priors", "nowhere"), "no finished priors"),
         (("--loss", "proximity=0", "--loss", "confinement=0", "--teacher", "nowhere"), "no finished logits"),
     ],
@@ -217,6 +230,44 @@ def test_what_does_not_fit_is_refused_in_one_line_and_nothing_is_written(small, 
     assert cli.main(command(small, tmp_path / "run", *more)) == 2
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_remade_regions_are_noticed(small, tmp_path):
+    priors = tmp_path / "priors"
+    shutil.copytree(small / "priors", priors)
+    recipe = dataclasses.replace(recipe_of(small), priors=str(priors), teacher="", epochs=1)
+    train(recipe, small / "store", tmp_path / "run", device="cpu")
+    shutil.rmtree(priors)
+    assert cli.main(["priors", "make", str(small / "store"), str(priors), "--source", "template", "--size", "32"]) == 0
+    with pytest.raises(CxrError, match="other --priors"):
+        train(recipe, small / "store", tmp_path / "run", device="cpu")
+
+
+STEADY = """
+import dataclasses, sys
+from cxrlib import cli, recipes
+real = recipes.mu
+def mu():
+    "mu without what is random inside the model: each process would draw its own."
+    return dataclasses.replace(real(), drop_path=0.0)
+recipes.RECIPES["mu"] = mu
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.timeout(240)  # two interpreters that import torch
+def test_two_processes_take_the_steps_of_one(small, tmp_path):
+    """Counts of known, present and all pairs are of the global batch: the losses agree, masks and teacher included."""
+    (tmp_path / "script.py").write_text(STEADY)
+    losses = []
+    for devices in ("1", "2"):
+        words = command(small, tmp_path / devices, *whole(small), "--epochs", "2", "--devices", devices)
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loop.__file__).parents[2])}
+        done = subprocess.run([sys.executable, str(tmp_path / "script.py"), *words], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        log = [json.loads(line) for line in (tmp_path / devices / "log.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in log if line["event"] == "epoch"])
+    assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 def test_logits_of_another_seed_are_refused(small, tmp_path, capsys):

@@ -142,6 +142,8 @@ class Clarity(VisionTransformer):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.head = ClassPool(findings=num_classes, width=width, pool=pool)
         self.segment_cam = None
+        if pool == "mean" and not segment_cam:
+            self.norm.requires_grad_(False)  # nothing that is scored reads normed tokens, and DDP wants a gradient for all
         if segment_cam:
             self.segment_cam = SegmentCAM(
                 width=width, findings=num_classes, layout=layout, threshold=threshold, mask=mask, mean_over=mean_over

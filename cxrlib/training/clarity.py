@@ -4,6 +4,7 @@ Letters of shapes: B images of this part of a batch, C findings, I channels, Y X
 """
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,12 +85,13 @@ def clarity_objective(
     Raises:
         CxrError: A loss is unknown, regions are needed and not given, or a store does not belong to these images and views.
     """
+    for name, value in recipe.losses.items():
+        if name not in (*Weights._fields, *SCHEDULE):
+            raise CxrError(f"clarity has no loss {name!r}: choose among {', '.join((*Weights._fields, *SCHEDULE))}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf or (name == "teacher" and value > 1):
+            raise CxrError(f"{name}={value} is no weight: give a number from 0 up (teacher: at most 1)")
     schedule = {name: float(value) for name, value in recipe.losses.items() if name in SCHEDULE}
-    given = {name: float(value) for name, value in recipe.losses.items() if name not in SCHEDULE}
-    unknown = [name for name in given if name not in Weights._fields]
-    if unknown:
-        raise CxrError(f"clarity has no loss {unknown[0]!r}: choose among {', '.join((*Weights._fields, *SCHEDULE))}")
-    weights = Weights(**given)
+    weights = Weights(**{name: float(value) for name, value in recipe.losses.items() if name not in SCHEDULE})
     if not recipe.options.get("segment_cam", True):
         weights = weights.without_masks()
     if (weights.proximity or weights.confinement) and not recipe.priors:

@@ -165,7 +165,7 @@ def train_step(
 ) -> tuple[float, float]:
     """One step down the gradient of the global batch's loss.
 
-    The batch may be computed in parts and on several devices: each part's loss is divided by the known labels of the whole
+    The batch may be computed in parts and on several devices: each part's loss is divided by the counts of the whole
     global batch, so that all parts add up to the same gradient as one large batch.
 
     Args:

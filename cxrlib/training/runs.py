@@ -65,6 +65,9 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
         "recipe": recipe.to_json(),
         "data": data_of(store),
         "weights_sha256": sha256_of(weights) if recipe.weights and weights.is_file() else None,
+        # A folder may hold other regions, or another teacher's words, than it did: what they say of themselves is kept.
+        "priors_sha256": read_json(Path(recipe.priors) / "priors.json")["sha256"] if recipe.priors else None,
+        "teacher_sha256": read_json(Path(recipe.teacher) / "logits.json")["sha256"] if recipe.teacher else None,
     }
     if (folder / "run.json").exists():
         _same_or_raise(folder, _filled(read_json(folder / "run.json")), identity)
@@ -102,6 +105,10 @@ def _same_or_raise(folder: Path, stored: dict, wanted: dict) -> None:
                 )
     if stored["weights_sha256"] != wanted["weights_sha256"]:
         raise CxrError(f"{folder} was started from other weights than this file now holds: choose another --out")
+    for part in ("priors", "teacher"):
+        key = f"{part}_sha256"
+        if stored.get(key) is not None and stored[key] != wanted[key]:  # runs of an older version have not noted it
+            raise CxrError(f"{folder} was started with other --{part} than {wanted['recipe'][part]} now holds: choose another --out")
 
 
 def read_run(folder: str | Path) -> dict:
