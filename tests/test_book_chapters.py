@@ -29,6 +29,7 @@ NAMES = [
     "15_distillation",
     "17_from_maps_to_boxes",
     "18_are_the_maps_true",
+    "19_the_ablation_ladder",
 ]
 
 
