@@ -192,11 +192,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0,1,2", help="with commas between; default: 0,1,2")
     args = parser.parse_args(arguments)
     try:
+        if not all(part.strip().isdigit() for part in args.seeds.split(",")):
+            raise CxrError(f"--seeds {args.seeds}: write whole numbers with commas between, for example 0,1,2")
         seeds = tuple(int(seed) for seed in args.seeds.split(","))
         result = gather(args.folder, data=args.data, priors=args.priors, seeds=seeds)
-    except ValueError:
-        print(f"cxrlib: --seeds {args.seeds}: write whole numbers with commas between, for example 0,1,2", file=sys.stderr)
-        return 2
     except CxrError as error:
         print(f"cxrlib: {error}", file=sys.stderr)
         return 2

@@ -124,15 +124,15 @@ def company(out: Path, store: ImageStore, seeds: tuple[int, ...], *, resamples: 
     targets_NK = np.concatenate([np.where(labels_NC[:, other] == 1, labels_NC[:, one], np.nan) for one, other in ((a_K, b_K), (b_K, a_K))], axis=1)
     weights_RP, patient_N = _drawn(patients_N, resamples)
 
-    value: dict[str, dict[str, list]] = {}
-    sample: dict[str, dict[str, list]] = {}
-    for name in (OCT, CCT):
-        value[name], sample[name] = {}, {}
-        for seed in seeds:
+    value, sample = {OCT: {}, CCT: {}}, {OCT: {}, CCT: {}}
+    for seed in seeds:
+        looks = {name: look(run_of(out, name, seed), store, rows_N[some_N], a_K, b_K) for name in (OCT, CCT)}
+        for name in (OCT, CCT):
             run = run_of(out, name, seed)
-            seen = look(run, store, rows_N[some_N], a_K, b_K)
-            for key, seen_MK in seen.items():
-                known_MK = np.where(both_NK[some_N], seen_MK, np.nan)
+            for key, seen_MK in looks[name].items():
+                # Only what both runs have a value for: else the two would be means over different images.
+                both_known_MK = both_NK[some_N] & ~np.isnan(looks[OCT][key]) & ~np.isnan(looks[CCT][key])
+                known_MK = np.where(both_known_MK, seen_MK, np.nan)
                 value[name].setdefault(key, []).append(known_mean(known_MK, axis=0))
                 sample[name].setdefault(key, []).append(_resampled(known_MK, patient_N[some_N], weights_RP))
             with np.load(run / "evaluation" / "test" / "predictions.npz", allow_pickle=False) as file:

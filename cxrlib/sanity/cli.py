@@ -21,6 +21,7 @@ from cxrlib.localization.cli import fitting_methods
 from cxrlib.localization.maps import map_method
 from cxrlib.localization.readers import our_name
 from cxrlib.localization.runs import load_run
+from cxrlib.recipes import Recipe
 from cxrlib.sanity.counterfactual import draw_twins
 from cxrlib.sanity.deletion import BASELINES
 from cxrlib.sanity.pairs import lesion_pairs
@@ -78,11 +79,14 @@ def run(args: argparse.Namespace) -> int:
     pairs = lesion_pairs(store, args.cohort, rows=store.where(split=args.split), per_finding=args.per_finding, findings=findings, seed=args.seed)
     twins = {name: draw_twins(name, seeds=range(10_000 + args.seed, 10_000 + args.seed + args.twins), size=size) for name in TWINS if name in findings}
     material = Material(store, pairs, twins, args.baseline, args.steps, args.resamples)
-    others = _others(args.against, findings)
+    others = _others(args.against, findings, recipe)
     with tqdm(total=len(methods), desc="sanity", unit="method") as bar:
         table = sanity_table(model, recipe, findings, material, methods=methods, others=others, seed=args.seed, done=lambda _: bar.update())
     if args.unet_steps:
         rows = np.asarray(store.where(split="train_val"))
+        rows = rows[~np.isin(store.patients[rows], np.asarray(pairs.patient_M))]  # nobody it is scored on
+        if not len(rows):
+            raise CxrError("every patient of train_val is scored, so none is left to train a U-Net on: use --split test")
         net = fit_unet(store.images_NYX, masks_of_store(store, args.cohort, findings), rows, findings=len(findings), steps=args.unet_steps, seed=args.seed)
         table = pd.concat([table, segmenter_row(lambda films: unet_maps(net, films), findings, material)], ignore_index=True)
     header = [
@@ -107,14 +111,17 @@ def _opened(args: argparse.Namespace):
     return *load_run(args.run), args.data or made["store"], Path(args.out or Path(args.run) / "sanity" / args.split)
 
 
-def _others(against: list[str], findings: tuple[str, ...]) -> dict:
+def _others(against: list[str], findings: tuple[str, ...], recipe: Recipe) -> dict:
     """The runs of --against."""
     others = {}
     for text in against:
         name, _, folder = text.partition("=")
         if not (name and folder):
             raise CxrError(f"--against {text}: give a name and a run, such as seed=RUN")
-        net, _, known = load_run(folder)
+        net, other, known = load_run(folder)
+        differs = [name for name in ("image_size", "mean", "std") if getattr(other, name) != getattr(recipe, name)]
+        if differs:
+            raise CxrError(f"{folder} has another {differs[0]} than the run: it cannot look at the same images")
         if tuple(our_name(other) for other in known) != findings:
             raise CxrError(f"{folder} was trained on other findings: maps can only be compared finding by finding")
         others[name] = net

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, write_json
+from cxrlib.recipes import Recipe
 
 
 def gather(folders: list[tuple[str, Path]], *, title: str, commands: list[str]) -> dict:
@@ -41,8 +42,7 @@ def gather(folders: list[tuple[str, Path]], *, title: str, commands: list[str]) 
     first = next(iter(parts.values()))
     recipes = {}
     for name, part in parts.items():
-        weights = part["recipe"].get("weights") or ""
-        recipes[name] = part["recipe"] | {"weights": Path(weights).name}
+        recipes[name] = Recipe.from_json(part["recipe"]).published()
     return {
         "title": title,
         "notes": [*first["notes"], f"{first['pairs']} films with a finding, of {first['patients']} patients; {first['twins']} patients with and without each of four findings; baseline of deletion and insertion: {first['baseline']}"],

@@ -68,6 +68,8 @@ def auroc_by_strength(logit_22M: np.ndarray, strengths_K=STRENGTHS) -> np.ndarra
 
 def study(model, recipe, findings: tuple[str, ...], fours: Fours, *, methods: tuple[str, ...], finding: str = FINDING) -> tuple[list[dict], list[dict], Effects]:
     """The tables of a run: AUROC by strength, lifts by method, and the effects of finding and cue."""
+    if finding not in findings:
+        raise CxrError(f"this run knows nothing of {finding}: train one that learns it")
     place = findings.index(finding)
     logit_22M, effect = effects(model, fours, finding=place, recipe=recipe)
     scores = [{"strength": s, "auroc": float(a)} for s, a in zip(STRENGTHS, auroc_by_strength(logit_22M))]
@@ -110,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         "commands": args.command,
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": [recipe.seed],
-        "recipe": recipe.to_json() | {"weights": Path(recipe.weights).name if recipe.weights else ""},
+        "recipe": recipe.published(),
         "trained_on": made["data"],
         "versions": versions(),
         "commit": git_commit(),

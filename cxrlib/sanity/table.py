@@ -236,7 +236,8 @@ def masks_of_store(store: ImageStore, cohort: str | Path, findings: tuple[str, .
     def masks(row: int) -> np.ndarray:
         out = np.zeros((len(findings), store.size, store.size), bool)
         for finding, mask_YX in read_masks(folder / f"{Path(names[row]).stem}.npz")[0].items():
-            out[findings.index(finding)] = mask_YX
+            if finding in findings:
+                out[findings.index(finding)] = mask_YX
         return out
 
     return masks
