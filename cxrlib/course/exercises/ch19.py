@@ -366,10 +366,10 @@ QUESTIONS = (
         why="Hundreds of patients average out; three trainings hardly do.",
     ),
     Question(
-        id="ch19.costliest",
-        prompt="Which change costs the maps most, in mean IoU?",
-        choices={"a": "no SegmentCAM", "b": "no proximity and confinement", "c": "GAP in place of attention pooling", "d": "CCT in place of OCT"},
-        why="Ask what else goes when a module goes: a mask, and a second teacher for the patch tokens.",
+        id="ch19.agree",
+        prompt="Four parts were taken away or exchanged. On which losses in mean IoU do all seeds agree?",
+        choices={"a": "SegmentCAM's only", "b": "the anatomy losses' only", "c": "all four", "d": "none"},
+        why="An interval over patients says nothing about another training.",
     ),
     Question(
         id="ch19.region",
