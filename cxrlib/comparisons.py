@@ -171,6 +171,8 @@ def nih_mini_gmml() -> Comparison:
 
 
 OWN_MAPS = ("fused", "class_attention", "heatmap")
+LENT_MAPS = ("rollout", "gradient_attention", "cam", "grad_cam", "grad_cam_pp")
+"""Kinds of map that each of the three models can be asked for."""
 
 
 def clarity_row(
@@ -224,6 +226,26 @@ def clarity_ladder() -> Comparison:
     )
 
 
+def every_map() -> Comparison:
+    """The three models of the ladder, each asked in every way it can be asked. Its runs are the ladder's."""
+    return Comparison(
+        "every_map",
+        "Every kind of map of three models, on phantoms",
+        "Does it matter more which model is asked where it looks, or how?",
+        (
+            clarity_row("clarity", "CLARiTy", maps=(*OWN_MAPS, *LENT_MAPS)),
+            plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", *LENT_MAPS)),
+            plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", *LENT_MAPS), n2=1, token_std=0.02),
+        ),
+        "clarity",
+        (
+            *CLARITY_COMMANDS,
+            "python -m cxrlib compare every_map --data STORE --priors PRIORS --teacher TEACHER --out FOLDER",
+        ),
+        ("clarity", "fused"),
+    )
+
+
 def clarity_helpers() -> Comparison:
     """What CLARiTy is helped by from outside: a teacher's word, and a self-supervised start."""
     return Comparison(
@@ -245,5 +267,5 @@ def clarity_helpers() -> Comparison:
 
 
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
-    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml, clarity_ladder, clarity_helpers)
+    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml, clarity_ladder, every_map, clarity_helpers)
 }
