@@ -133,7 +133,7 @@ def gather(out: Path, *, data: Path, priors: Path, seeds: tuple[int, ...] = SEED
     made = read_json(run_of(out, WHOLE, seeds[0]) / "evaluation" / "test" / "auroc.json")
     runs = [run_of(out, name, seed) for name in (WHOLE, NO_PRIORS, CCT) for seed in seeds]
     return {
-        "title": "CLARiTy's ladder: two closer looks, on phantoms",
+        "title": "Two closer looks at the ladder of CLARiTy, on phantoms",
         "name": "clarity_checks",
         "question": "For which findings do the losses that know anatomy matter, and which token loss serves findings that keep company?",
         "notes": made["notes"][:1] if made["data"]["source"] == "phantom" else [],
