@@ -66,8 +66,8 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
         "data": data_of(store),
         "weights_sha256": sha256_of(weights) if recipe.weights and weights.is_file() else None,
         # A folder may hold other regions, or another teacher's words, than it did: what they say of themselves is kept.
-        "priors_sha256": read_json(Path(recipe.priors) / "priors.json")["sha256"] if recipe.priors else None,
-        "teacher_sha256": read_json(Path(recipe.teacher) / "logits.json")["sha256"] if recipe.teacher else None,
+        "priors_sha256": _sha_of(recipe, "priors", "priors.json"),
+        "teacher_sha256": _sha_of(recipe, "teacher", "logits.json"),
     }
     if (folder / "run.json").exists():
         _same_or_raise(folder, _filled(read_json(folder / "run.json")), identity)
@@ -82,6 +82,12 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
         "commit": git_commit(),
     }
     write_json(folder / "run.json", identity | made)
+
+
+def _sha_of(recipe, field: str, name: str) -> str | None:
+    """The hash that a folder named in the recipe says of itself; None where the recipe (or its kind) has none."""
+    folder = getattr(recipe, field, "")  # a pre-training has neither regions nor a teacher
+    return read_json(Path(folder) / name)["sha256"] if folder else None
 
 
 def _filled(stored: dict) -> dict:
@@ -108,7 +114,7 @@ def _same_or_raise(folder: Path, stored: dict, wanted: dict) -> None:
     for part in ("priors", "teacher"):
         key = f"{part}_sha256"
         if stored.get(key) is not None and stored[key] != wanted[key]:  # runs of an older version have not noted it
-            raise CxrError(f"{folder} was started with other --{part} than {wanted['recipe'][part]} now holds: choose another --out")
+            raise CxrError(f"{folder} was started with other --{part} than {wanted['recipe'].get(part)} now holds: choose another --out")
 
 
 def read_run(folder: str | Path) -> dict:
