@@ -37,7 +37,7 @@ def localize_row(row: Row, run: Path, truth: Truth, *, data: Path, device: str) 
     from cxrlib.data.store import ImageStore
     from cxrlib.training.setup import find_device
 
-    wanted = [method for method in row.maps if not _file(run, method).exists()]
+    wanted = [method for method in row.maps if not maps_file(run, method).exists()]
     if not wanted:
         return
     device, store = find_device(device), ImageStore.open(data)
@@ -49,7 +49,7 @@ def localize_row(row: Row, run: Path, truth: Truth, *, data: Path, device: str) 
             model, store, images, method=method, findings=findings, mean=recipe.mean, std=recipe.std, device=device, wanted=boxed
         )
         fitted = cross_fit(sweep_of(candidates(truth.boxes, maps, square=store.size), truth.boxes))
-        _write(_file(run, method), fitted.matched)
+        _write(maps_file(run, method), fitted.matched)
 
 
 def gather_maps(comparison: Comparison, folder: Callable[[Row, int], Path], seeds: tuple[int, ...], *, data: Path) -> dict | None:
@@ -70,7 +70,7 @@ def gather_maps(comparison: Comparison, folder: Callable[[Row, int], Path], seed
     lines, tables = [], {}
     for row in comparison.rows:
         for method in row.maps:
-            each = [_read(_file(folder(row, seed), method), truth) for seed in seeds]
+            each = [read_maps_of(maps_file(folder(row, seed), method), truth) for seed in seeds]
             tables[row.name, method] = mean_of(each)
             lines.append((row.name, method, f"{row.words}: {method.replace('_', ' ')}", tables[row.name, method], each))
     boxes = truth.boxes
@@ -139,7 +139,8 @@ def maps_text(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _file(run: Path, method: str) -> Path:
+def maps_file(run: Path, method: str) -> Path:
+    """Where it is kept what each true box is worth to one kind of map of a run."""
     return run / "localization" / "comparison" / f"{method}.npz"
 
 
@@ -152,7 +153,12 @@ def _write(path: Path, matched: Matched) -> None:
         )  # fmt: skip
 
 
-def _read(path: Path, truth: Truth) -> Matched:
+def read_maps_of(path: Path, truth: Truth) -> Matched:
+    """What `localize_row` kept, with the rows of the true boxes.
+
+    Raises:
+        CxrError: It is not there, or of other boxes.
+    """
     if not path.exists():
         raise CxrError(f"{path.parents[2]} has no scored maps yet: give the same compare command again to go on")
     empty = match(truth.boxes, truth.boxes[["image", "finding", "x0", "y0", "x1", "y1"]])  # for its rows

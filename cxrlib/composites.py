@@ -157,11 +157,9 @@ def with_composites(store_folder: str | os.PathLike, out: str | os.PathLike, *, 
             raise CxrError(f"{out} holds another store: remove it, or name another folder")
         return store
 
-    own = ["width", "height", "file_width", "file_height", "mode", "inverted"]
-    kept = [dict(row=i, **row) for i, row in enumerate(source.table[own].to_dict("records"))]
     table = source.table.drop(columns=[name for name in source.findings if name not in plain])
     table[list(plain)] = labels_NC[:, : len(plain)]
-    order = [name for name in table if name not in (*plain, *own)]
+    order = [name for name in table if name not in (*plain, *OF_PIXELS)]
     table = table[[*order, "width", "height", *plain]].copy()
     for composite in composites:
         table[composite.name] = column(composite, labels_NC, PLAIN)
@@ -174,6 +172,23 @@ def with_composites(store_folder: str | os.PathLike, out: str | os.PathLike, *, 
     boxes = source.boxes[source.boxes["finding"].isin(plain)]
     studies = Studies(table, boxes, labels, source.source, source.generation, Path(store_folder), tuple(notes))
 
+    return store_with_labels(source, studies, out, job=job)
+
+
+OF_PIXELS = ("width", "height", "file_width", "file_height", "mode", "inverted")
+"""Columns of a store's table that its pixels decide."""
+
+
+def store_with_labels(source: ImageStore, studies: Studies, out: Path, *, job: str) -> ImageStore:
+    """A store of the same pixels, in the same order, with other labels. Pixels are linked where the file system can.
+
+    Args:
+        source: Where the pixels are.
+        studies: The new table, image by image as in the source.
+        out: The folder to write.
+        job: Names what made it.
+    """
+    kept = [dict(row=i, **row) for i, row in enumerate(source.table[list(OF_PIXELS)].to_dict("records"))]
     out.mkdir(parents=True, exist_ok=True)
     (out / "images.u8").unlink(missing_ok=True)
     try:

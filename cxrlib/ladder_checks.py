@@ -28,6 +28,7 @@ from cxrlib.localization.scores import score
 from cxrlib.metrics import auroc, bootstrap_by_patient
 from cxrlib.priors import PriorStore
 from cxrlib.priors.check import check_priors
+from cxrlib.sanity import agreement
 from cxrlib.token_company import CCT, company, number, run_of, told
 from cxrlib.token_company import MEASURES as PAIR_MEASURES
 
@@ -59,7 +60,7 @@ def without_regions(out: Path, store: ImageStore, priors: PriorStore, seeds: tup
     ranks = {}
     for method in MAPS:
         each = {
-            name: [comparison_maps._read(comparison_maps._file(run_of(out, name, seed), method), truth) for seed in seeds]
+            name: [comparison_maps.read_maps_of(comparison_maps.maps_file(run_of(out, name, seed), method), truth) for seed in seeds]
             for name in (WHOLE, NO_PRIORS)
         }
         whole, without = (score(mean_of(each[name]), resamples=resamples) for name in (WHOLE, NO_PRIORS))
@@ -94,12 +95,7 @@ def without_regions(out: Path, store: ImageStore, priors: PriorStore, seeds: tup
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
     """Spearman's: 1 where both put the findings in the same order, -1 in the opposite one. NaN for fewer than three or all equal."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(a), rankdata(b)
-    if len(ranks[0]) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
-        return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return agreement.rank_correlation(np.asarray(a), np.asarray(b)) if len(a) >= 3 else float("nan")
 
 
 class Aurocs(NamedTuple):

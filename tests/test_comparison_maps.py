@@ -100,7 +100,7 @@ def test_unscored_or_other_boxes_are_refused(store, out, tmp_path):
     path = out / "runs" / "vit-seed0" / "localization" / "comparison" / "class_attention.npz"
     fewer = dataclasses.replace(truth, boxes=truth.boxes.iloc[1:].reset_index(drop=True))
     with pytest.raises(CxrError, match="other boxes"):
-        comparison_maps._read(path, fewer)
+        comparison_maps.read_maps_of(path, fewer)
 
 
 def test_the_ladder_changes_one_thing_at_a_time():

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.errors import CxrError
+from cxrlib.evaluation import SYNTHETIC
 from cxrlib.findings import BOXED_FINDINGS
 from cxrlib.io import atomic_write, write_json
 from cxrlib.localization import blind
@@ -28,7 +29,6 @@ COLUMNS = (*(f"iou>{t:g}" for t in THRESHOLDS), "mean iou", "mean accuracy", "io
 SHOWN = ("iou>0.1", "iou>0.2", "iou>0.3", "iou>0.4", "iou>0.5", "iou>0.6", "iou>0.7", "mean iou", "pointing")
 SHOWN_OF_MASKS = ("dice", "hausdorff 95")
 GRIDS = (14, 32)
-SYNTHETIC = "synthetic images: these numbers say nothing about patients"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cxrlib import checkpoints
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
+from cxrlib.evaluation import SYNTHETIC
 from cxrlib.io import atomic_write, write_json
 from cxrlib.localization.cli import fitting_methods
 from cxrlib.localization.maps import map_method
@@ -36,7 +37,6 @@ from cxrlib.sanity.table import (
 from cxrlib.sanity.unet import fit_unet, unet_maps
 from cxrlib.training.runs import data_of, git_commit, read_run, versions
 
-SYNTHETIC = "synthetic images: these numbers say nothing about patients"
 TWINS = ("Mass", "Effusion", "Cardiomegaly", "Consolidation")
 """Findings that are taken away: one small, one at the edge, one that is anatomy, one that is diffuse."""
 

@@ -13,13 +13,13 @@ there is for its training score to say.
 import argparse
 import hashlib
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from cxrlib.data.store import ImageStore, finish_store
+from cxrlib.composites import OF_PIXELS, store_with_labels
+from cxrlib.data.store import ImageStore
 from cxrlib.data.studies import Studies, empty_boxes
 from cxrlib.errors import CxrError
 
@@ -46,26 +46,14 @@ def permuted_store(store_folder: str | os.PathLike, out: str | os.PathLike, *, s
     source, out = ImageStore.open(store_folder), Path(out)
     if out.exists() and any(out.iterdir()):
         raise CxrError(f"{out} is not empty: name a folder to make")
-    own = ["width", "height", "file_width", "file_height", "mode", "inverted"]
-    kept = [dict(row=i, **row) for i, row in enumerate(source.table[own].to_dict("records"))]
     names, rows = list(source.findings), source.where(split="train_val")
     table = source.table.copy()
     table.loc[rows, names] = permuted(source.labels_NC[rows], seed=seed)
-    order = [name for name in table if name not in (*names, *own)]
+    order = [name for name in table if name not in (*names, *OF_PIXELS)]
     notes = (*source.meta["notes"], f"labels of train_val were dealt out anew with seed {seed}: nothing true can be learnt from them")
     studies = Studies(table[[*order, "width", "height", *names]].copy(), empty_boxes(), source.findings, source.source, source.generation, Path(store_folder), notes)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.folder / "images.u8", out / "images.u8")
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source.folder / "images.u8", out / "images.u8")
-    blocks, first = [], 0
-    for block in source.meta["blocks"]:
-        blocks.append({**block, "kept": kept[first : first + block["n"]], "left_out": []})
-        first += block["n"]
     job = hashlib.sha256(f"permuted labels {source.sha256} {seed}".encode()).hexdigest()
-    finish_store(out, studies, blocks, job=job, size=source.size)
-    return ImageStore.open(out)
+    return store_with_labels(source, studies, out, job=job)
 
 
 def main(arguments: list[str] | None = None) -> int:
