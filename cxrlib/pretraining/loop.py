@@ -45,6 +45,8 @@ def pretrain(
     *,
     device: str = "auto",
     devices: int = 1,
+    compile: bool = False,
+    recompute: bool = False,
     checkpoint_minutes: float = 2.0,
     checkpoint_steps: int = 0,
 ) -> dict:
@@ -56,6 +58,7 @@ def pretrain(
         out: The run folder.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
         devices: Processes on this machine, one device each.
+        compile, recompute: See `cxrlib.training.train`.
         checkpoint_minutes: The state is saved this often, and after every epoch.
         checkpoint_steps: Also save after every so many steps. 0: do not.
 
@@ -65,7 +68,7 @@ def pretrain(
     Raises:
         CxrError: The data do not fit the recipe, the folder holds another run, or the loss is no longer a number.
     """
-    run = setup(recipe, data, out, device=device, devices=devices)
+    run = setup(recipe, data, out, device=device, devices=devices, compile=compile, recompute=recompute)
     if (run.folder / "result.json").exists():
         done = read_json(run.folder / "result.json")
         if run.fabric.global_rank == 0:

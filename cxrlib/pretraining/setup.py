@@ -16,6 +16,8 @@ from cxrlib.models.weights import start_from
 from cxrlib.pretraining.fields import PretrainRecipe
 from cxrlib.pretraining.methods import METHODS, Method
 from cxrlib.training.checkpoint import load_checkpoint, sweep
+from cxrlib.training.compiled import compile_layers
+from cxrlib.training.recompute import recompute_layers
 from cxrlib.training.runs import Log, start_or_resume
 from cxrlib.training.setup import make_fabric, open_store
 from cxrlib.training.start import start_weights
@@ -60,7 +62,9 @@ class Run:
         return steps_per_epoch(len(self.rows), self.recipe.batch)
 
 
-def setup(recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: str, devices: int) -> Run:
+def setup(
+    recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: str, devices: int, compile: bool = False, recompute: bool = False
+) -> Run:
     """Opens the data, builds the model, puts back the last checkpoint if there is one."""
     store, folder = open_store(data, recipe), Path(out)
     rows = np.asarray(store.where(split="train_val"))
@@ -84,6 +88,10 @@ def setup(recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: 
         group["decay_scale"] = group["weight_decay"]  # 0 for biases, norms, positions and class token, 1 for the rest
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
     follower = follower.to(fabric.device)
+    if recompute:
+        recompute_layers(model)
+    if compile:
+        compile_layers(model)
     model, optimizer = fabric.setup(model, optimizer)
     saved = load_checkpoint(folder, model=model.module, ema=follower, optimizer=optimizer.optimizer)
     progress = Progress(**saved) if saved else Progress()

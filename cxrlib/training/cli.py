@@ -26,6 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, metavar="RUN", help="the run folder: new, or one to go on with")
     parser.add_argument("--epochs", type=int, help=text["epochs"])
     parser.add_argument("--batch", type=int, help=text["batch"])
+    parser.add_argument("--micro-batch", type=int, help=text["micro_batch"])
     parser.add_argument("--lr", type=float, help=text["lr"])
     parser.add_argument("--seed", type=int, help=text["seed"])
     parser.add_argument("--weights", help=text["weights"])
@@ -49,6 +50,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of any run that may be long, `pretrain`'s too: where it computes, and how often it is saved."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one")
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
+    parser.add_argument("--compile", action="store_true", help="let torch write the kernels of the layers: slow to start, faster steps")
+    parser.add_argument(
+        "--recompute", action="store_true", help="keep no layer's inner values: far less memory, about a third more time (activation checkpointing)"
+    )
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=2.0, help="how often the state is saved, besides after every epoch"
     )
@@ -63,7 +68,7 @@ def run_options(args: argparse.Namespace) -> dict:
     """
     if args.devices < 1:
         raise CxrError(f"--devices {args.devices}: ask for at least one")
-    return {name: getattr(args, name) for name in ("device", "devices", "checkpoint_minutes", "checkpoint_steps")}
+    return {name: getattr(args, name) for name in ("device", "devices", "compile", "recompute", "checkpoint_minutes", "checkpoint_steps")}
 
 
 def option(text: str) -> tuple[str, int | float | bool | str]:
@@ -80,7 +85,7 @@ def option(text: str) -> tuple[str, int | float | bool | str]:
 def run(args: argparse.Namespace) -> int:
     """Trains; 0 when finished, 128 + signal when stopped by one."""
     recipe = recipes.get(args.recipe)
-    names = ("epochs", "batch", "lr", "seed", "weights", "model", "findings", "priors", "teacher")
+    names = ("epochs", "batch", "micro_batch", "lr", "seed", "weights", "model", "findings", "priors", "teacher")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     # Options and losses belong to a model: another model begins without the recipe's own.
     same = args.model in (None, recipe.model)

@@ -12,13 +12,15 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from cxrlib.data.ahead import read_ahead
 from cxrlib.data.augment import augment, normalise, to_float
 from cxrlib.data.feed import Batch, training_batches
 from cxrlib.errors import CxrError
@@ -27,6 +29,7 @@ from cxrlib.metrics import auroc, macro
 from cxrlib.predict import predict
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import BEST, save_checkpoint, write_tensors
+from cxrlib.training.meter import Speed
 from cxrlib.training.objectives import Objective, Part
 from cxrlib.training.optim import set_lr, warmup_cosine
 from cxrlib.training.setup import Progress, Run, setup
@@ -40,6 +43,8 @@ def train(
     *,
     device: str = "auto",
     devices: int = 1,
+    compile: bool = False,
+    recompute: bool = False,
     checkpoint_minutes: float = 2.0,
     checkpoint_steps: int = 0,
 ) -> dict:
@@ -51,6 +56,8 @@ def train(
         out: The run folder.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
         devices: Processes on this machine, one device each.
+        compile: Let torch write the model's kernels; the first steps then take minutes. The result differs by rounding.
+        recompute: Forget each layer's inner values and compute them again for the gradient: less memory, a third more time.
         checkpoint_minutes: The state is saved this often, and after every epoch.
         checkpoint_steps: Also save after every so many steps. 0: do not.
 
@@ -61,7 +68,7 @@ def train(
         CxrError: The data do not fit the recipe, the folder holds another run, or the loss is no longer a number.
     """
     result = Path(out) / "result.json"
-    run = setup(recipe, data, out, device=device, devices=devices)
+    run = setup(recipe, data, out, device=device, devices=devices, compile=compile, recompute=recompute)
     if result.exists():
         done = read_json(result)
         if run.fabric.global_rank == 0:
@@ -73,22 +80,67 @@ def train(
     return fit(run, checkpoint_minutes=checkpoint_minutes, checkpoint_steps=checkpoint_steps)
 
 
+class Told(NamedTuple):
+    """What a step leaves to be read once the device has done it."""
+
+    step: int
+    """Its number, from 1."""
+    lr: float
+    loss: Tensor
+    """Of the global batch."""
+    norm: Tensor
+    """Of the gradient, before clipping."""
+    signal: Tensor
+    """The largest number of a signal that any process was sent; 0: none."""
+    rows_B: Tensor
+    """The images that this process saw."""
+
+
 def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     """Epochs of steps; after each, a validation; the best weights are kept; early stopping ends it."""
     recipe, fabric, progress, main = run.recipe, run.fabric, run.progress, run.fabric.global_rank == 0
     steps, warmup = recipe.epochs * run.epoch_steps, round(recipe.warmup_epochs * run.epoch_steps)
-    signals = Signals()
+    signals, meter, told = Signals(), run.meter, None
     before, started = progress.seconds, time.monotonic()
     cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
 
     def save() -> None:
-        progress.seconds = round(before + time.monotonic() - started, 3)
+        begun = time.monotonic()
+        progress.seconds = round(before + begun - started, 3)
         progress.cpu_seconds = round(cpu_before + time.process_time() - cpu_started, 3)
         if main:
             save_checkpoint(
                 run.folder, model=run.model.module, ema=run.ema.module, optimizer=run.optimizer.optimizer,
                 progress=dataclasses.asdict(progress),
             )  # fmt: skip
+        meter.leave_out(time.monotonic() - begun)
+
+    def settle() -> bool:
+        """Reads the newest step that was not read yet. True: some process was told to stop."""
+        nonlocal told
+        if told is None:
+            return False
+        read, told = told, None
+        loss, norm, signals.number = float(read.loss), float(read.norm), signals.number or int(read.signal)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            images = ", ".join(run.store.table["image"].iloc[read.rows_B[:3].numpy()])
+            raise CxrError(
+                f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {read.step}, so training cannot go on: the "
+                f"last good state stays in {run.folder}; lower the learning rate, or look at the data (that step's images begin "
+                f"with {images})"
+            )
+        progress.loss_sum += loss
+        if main and read.step % 50 == 0:
+            run.log.write(event="step", step=read.step, loss=loss, lr=read.lr, grad_norm=norm, **meter.read()._asdict())
+        show(bar, progress, recipe, run.epoch_steps, loss)
+        return int(read.signal) != 0
+
+    def stopped() -> dict:
+        save()
+        bar.close()
+        if main:
+            print(f"stopped after step {progress.step} of {steps}: the same command goes on from here", flush=True)
+        return {"stopped": signals.number}
 
     if main and progress.step:
         print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
@@ -101,36 +153,29 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 epoch=progress.epoch, start=progress.step - progress.epoch * run.epoch_steps,
                 rank=fabric.global_rank, world=fabric.world_size,
             )  # fmt: skip
-            for batch in batches:
+            batches = read_ahead(batches, pin=fabric.device.type == "cuda")
+            for batch in meter.watch(batches, images=min(recipe.batch, len(run.train_rows))):
                 lr = warmup_cosine(progress.step, steps=steps, warmup=warmup, peak=recipe.lr, floor=recipe.min_lr)
                 set_lr(run.optimizer, lr)
                 seed_step(recipe.seed, progress.step, fabric.global_rank)
                 done = progress.step / run.epoch_steps
                 loss, norm = train_step(fabric, run.model, run.optimizer, run.objective, batch, recipe, done=done)
                 run.ema.update(run.model.module, step=progress.step + 1)
-                if not (math.isfinite(loss) and math.isfinite(norm)):
-                    raise CxrError(
-                        f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {progress.step + 1}, so training "
-                        f"cannot go on: the last good state stays in {run.folder}; lower the learning rate, or look at the data"
-                    )
                 progress.step += 1
-                progress.loss_sum += loss
-                if main and progress.step % 50 == 0:
-                    run.log.write(event="step", step=progress.step, loss=loss, lr=lr, grad_norm=norm)
                 bar.update()
-                show(bar, progress, recipe, run.epoch_steps, loss)
-                if signals.caught(fabric):
-                    save()
-                    bar.close()
-                    if main:
-                        print(f"stopped after step {progress.step} of {steps}: the same command goes on from here", flush=True)
-                    return {"stopped": signals.number}
+                # The step before is read only now: a GPU has done it by now, and goes on with this one while we read.
+                stop, told = settle(), Told(progress.step, lr, loss, norm, signals.shared(fabric), batch.rows_B)
                 due = checkpoint_steps and progress.step % checkpoint_steps == 0
-                if due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                if stop or due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                    if settle() or stop:
+                        return stopped()
                     save()
                     saved_at = time.monotonic()
+            if settle():
+                return stopped()
             end_epoch(run, before + time.monotonic() - started)
             save()
+    speed = meter.total()
     result = {
         "best_macro_auroc": progress.best,
         "best_epoch": progress.best_epoch,
@@ -142,15 +187,23 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu",
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),
-    }
+    } | {name: value if math.isfinite(value) else None for name, value in speed._asdict().items()}
     if main:
         write_json(run.folder / "result.json", result)
         print(
-            f"finished in {progress.seconds / 60:.1f} min: validation macro AUROC {progress.best:.3f} after epoch "
-            f"{progress.best_epoch}; score it with: python -m cxrlib evaluate {run.folder} --split test",
+            f"finished in {progress.seconds / 60:.1f} min{speed_words(speed)}: validation macro AUROC {progress.best:.3f} after "
+            f"epoch {progress.best_epoch}; score it with: python -m cxrlib evaluate {run.folder} --split test",
             flush=True,
         )
     return result
+
+
+def speed_words(speed: Speed) -> str:
+    """A speed for people, with a comma before it; nothing where no step was timed."""
+    if not math.isfinite(speed.images_per_s):
+        return ""
+    mfu = "" if math.isnan(speed.mfu) else f", MFU {speed.mfu:.0%}"
+    return f", {speed.images_per_s:.0f} images/s, {speed.data_wait:.1%} of the time waiting for data{mfu}"
 
 
 def train_step(
@@ -162,7 +215,7 @@ def train_step(
     recipe: Recipe,
     *,
     done: float = 0.0,
-) -> tuple[float, float]:
+) -> tuple[Tensor, Tensor]:
     """One step down the gradient of the global batch's loss.
 
     The batch may be computed in parts and on several devices: each part's loss is divided by the counts of the whole
@@ -173,13 +226,13 @@ def train_step(
         done: Epochs trained before this step, with their fraction.
 
     Returns:
-        (loss of the global batch, norm of its gradient before clipping).
+        (loss of the global batch, norm of its gradient before clipping), on the device: reading them waits for it.
     """
     total = torch.zeros((), device=fabric.device)
     parts = range(0, len(batch.img_BYX), recipe.micro_batch)
     for start in parts:
         part = slice(start, start + recipe.micro_batch)
-        img_BYX, labels_BC, draws_BK = (field[part].to(fabric.device) for field in batch[:3])
+        img_BYX, labels_BC, draws_BK = (field[part].to(fabric.device, non_blocking=True) for field in batch[:3])
         img_BIYX, matrix_B23 = augment(to_float(img_BYX), draws_BK, recipe.ranges)
         told = Part(batch.rows_B[part].numpy(), matrix_B23, done, batch.known, batch.present, batch.images)
         # Gradients meet once per step, with the last part; DDP averages them, so each process multiplies by their number.
@@ -190,7 +243,7 @@ def train_step(
     norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
     optimizer.step()
     optimizer.zero_grad()
-    return float(fabric.all_reduce(total, reduce_op="sum")), float(norm)
+    return fabric.all_reduce(total, reduce_op="sum"), norm
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -1,25 +1,30 @@
 """The run folder: what made a run, whether it may be continued, and its log.
 
-    run.json      recipe, seed, data and its SHA-256, versions, commit: written before the first step
-    log.jsonl     one JSON object per line: {"event": "step" | "epoch", ...}
+    run.json      recipe, seed, data and its SHA-256, versions, commit, machine: written before the first step
+    log.jsonl     one JSON object per line: {"event": "start" | "step" | "epoch" | "stop", "time": ..., ...}
     validation.csv    the images that choose the best epoch
     best.safetensors, last.safetensors, previous.safetensors    see checkpoint.py
     result.json   written when the run is finished
+    .lock         held by the process that trains, and free as soon as it is gone
 """
 
 import importlib.metadata
 import json
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 import cxrlib
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, sha256_of, write_json
 from cxrlib.recipes import Recipe
+from cxrlib.training.machine import machine
 
 
 def versions() -> dict[str, str]:
@@ -58,7 +63,7 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
     """Writes run.json, or checks that the run in the folder is the same one.
 
     Raises:
-        CxrError: The folder holds another run, or something else.
+        CxrError: The folder holds another run, or something else, or another process is at work in it.
     """
     weights = Path(recipe.weights)
     identity = {
@@ -71,6 +76,9 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
     }
     if (folder / "run.json").exists():
         _same_or_raise(folder, _filled(read_json(folder / "run.json")), identity)
+        lock = hold(folder)
+        if lock is not None:
+            lock.release()  # `Log` takes it for as long as the run lasts
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CxrError(f"{folder} is not empty and holds no run: choose another --out")
@@ -80,6 +88,7 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
         "store": str(Path(store.folder).resolve()),
         "versions": versions(),
         "commit": git_commit(),
+        "machine": machine(),
     }
     write_json(folder / "run.json", identity | made)
 
@@ -132,23 +141,66 @@ def read_run(folder: str | Path) -> dict:
     return stored | {"recipe": Recipe.from_json(stored["recipe"])}
 
 
+def hold(folder: Path) -> FileLock | None:
+    """Takes the lock of a run folder; the system frees it when the process is gone, however it went.
+
+    A scheduler may start a job again before the old one is quite dead, and two processes would spoil one another's files.
+
+    Returns:
+        The lock, held for as long as the object lives; None where the file system knows no locks.
+
+    Raises:
+        CxrError: Another process holds it.
+    """
+    lock = FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CxrError(f"another process is training in {folder}: wait until it has ended, or choose another --out") from None
+    except (OSError, NotImplementedError):
+        return None
+    return lock
+
+
 class Log:
     """log.jsonl: each line is on disk as soon as it is written."""
 
-    def __init__(self, path: Path, *, keep: dict | None = None):
-        """Opens the log. `keep` is the progress a run resumes from: what was logged after it is dropped."""
-        self.path = path
+    def __init__(self, path: Path, *, keep: dict | None = None, tensorboard: Path | None = None):
+        """Opens the log.
+
+        Args:
+            path: The file.
+            keep: The progress a run resumes from. Steps and epochs that were logged after it are dropped: they come again.
+            tensorboard: Also write event files into this folder.
+
+        Raises:
+            CxrError: Another process is at work in the folder, or TensorBoard is not installed.
+        """
+        self.path, self._lock = path, hold(path.parent)
+        kept = []
         if path.exists():
             lines = [_parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            kept = [line for line in lines if line is not None and keep is not None and _before(line, keep)]
+            kept = [line for line in lines if line is not None and _stays(line, keep)]
             with atomic_write(path) as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
+        self.events = None
+        if tensorboard is not None:
+            from cxrlib.tracking.events import EventFile  # TensorBoard is an extra
+
+            self.events = EventFile(tensorboard, kept)
 
     def write(self, **fields: Any) -> None:
-        """Appends one line. NaN becomes null."""
+        """Appends one line, with the time. NaN becomes null."""
         plain = {key: None if isinstance(value, float) and value != value else value for key, value in fields.items()}
+        plain["time"] = round(time.time(), 3)
         with open(self.path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(plain, allow_nan=False) + "\n")
+        if self.events is not None:
+            self.events.add(plain)
+
+    def start(self, step: int) -> None:
+        """Notes that a process begins or goes on after `step`, on which machine, and with which source."""
+        self.write(event="start", step=step, commit=git_commit(), **machine())
 
 
 def _parse(line: str) -> dict | None:
@@ -158,7 +210,12 @@ def _parse(line: str) -> dict | None:
         return None
 
 
-def _before(line: dict, progress: dict) -> bool:
+def _stays(line: dict, progress: dict | None) -> bool:
+    """Whether a line is still true of a run that goes on after `progress` (None: from the beginning)."""
+    if line.get("event") in ("start", "stop"):
+        return True  # who worked on the run, and when, stays true
+    if progress is None:
+        return False
     if line.get("event") == "epoch":
         return line["epoch"] <= progress["epoch"]  # epochs are counted from 1 in the log
     return line.get("step", 0) <= progress["step"]

@@ -15,11 +15,15 @@ from cxrlib.data.splits import split_by_patient
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write
+from cxrlib.models.cost import macs
 from cxrlib.models.weights import start_from
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import load_checkpoint, sweep
+from cxrlib.training.compiled import compile_layers
+from cxrlib.training.meter import Meter, peak_flops
 from cxrlib.training.objectives import Objective, make_objective
 from cxrlib.training.optim import make_ema, make_optimizer
+from cxrlib.training.recompute import recompute_layers
 from cxrlib.training.runs import Log, start_or_resume
 from cxrlib.training.start import start_head_at_prevalence, start_weights
 
@@ -62,14 +66,17 @@ class Run:
     held_rows: np.ndarray
     progress: Progress
     log: Log
+    meter: Meter
 
     @property
     def epoch_steps(self) -> int:
         return steps_per_epoch(len(self.train_rows), self.recipe.batch)
 
 
-def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, devices: int) -> Run:
-    """Opens the data, builds the model, puts back the last checkpoint if there is one."""
+def setup(
+    recipe: Recipe, data: str | Path, out: str | Path, *, device: str, devices: int, compile: bool = False, recompute: bool = False
+) -> Run:
+    """Opens the data, builds the model, puts back the last checkpoint if there is one. The arguments are `train`'s."""
     store, folder = open_store(data, recipe), Path(out)
     findings, labels_NC = chosen_labels(store, recipe)
     train_rows, held_rows = split_rows(store, labels_NC, recipe)
@@ -92,12 +99,18 @@ def setup(recipe: Recipe, data: str | Path, out: str | Path, *, device: str, dev
     fabric.barrier()
     optimizer = make_optimizer(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
     ema = make_ema(model, recipe.ema).to(fabric.device)
+    peak = peak_flops(fabric.device) * fabric.world_size
+    meter = Meter(macs=macs(model, image_size=recipe.image_size), peak=peak)
+    if recompute:
+        recompute_layers(model)
+    if compile:
+        compile_layers(model)
     model, optimizer = fabric.setup(model, optimizer)
     saved = load_checkpoint(folder, model=model.module, ema=ema.module, optimizer=optimizer.optimizer)
     progress = Progress(**saved) if saved else Progress()
     fabric.barrier()
     log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
-    return Run(recipe, store, labels_NC, folder, fabric, model, objective, ema, optimizer, train_rows, held_rows, progress, log)
+    return Run(recipe, store, labels_NC, folder, fabric, model, objective, ema, optimizer, train_rows, held_rows, progress, log, meter)
 
 
 def open_store(data: str | Path, recipe) -> ImageStore:
