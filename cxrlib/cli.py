@@ -13,6 +13,7 @@ from cxrlib.errors import CxrError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "phantom": ("cxrlib.phantom.cli", "draw a cohort of synthetic radiographs, as a folder laid out like NIH's"),
+    "download": ("cxrlib.data.download", "fetch NIH ChestX-ray14: goes on with broken transfers, checks, unpacks"),
     "doctor": ("cxrlib.data.doctor", "say what is missing, broken or surprising in a folder of radiographs"),
     "prepare": ("cxrlib.data.prepare", "decode a folder once into a store that trains at memory speed"),
     "priors": ("cxrlib.priors.cli", "each finding's anatomical region, for every image of a store"),
