@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("cxrlib.comparison", "train and score every row of a named comparison, with several seeds"),
     "localize": ("cxrlib.localization.cli", "score where a model looks: maps or boxes against true boxes, with intervals"),
     "sanity": ("cxrlib.sanity.cli", "ask whether the maps of a run are true: every method and every test in one table"),
+    "publish": ("cxrlib.publishing.hub", "write a trained model as a hub-style folder, with a model card made from the run"),
+    "export": ("cxrlib.publishing.export", "write a trained model as an ONNX file, checked against torch"),
     "bench": ("cxrlib.bench", "measure this machine: store, phantom, and our training step beside timm's"),
 }
 """Command: (the module with its `add_parser` and `run`, one line of help). A module is imported only when it is asked for."""

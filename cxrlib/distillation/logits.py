@@ -1,7 +1,7 @@
 """The logit store: what a teacher says of every view that a student will see.
 
 * logits.f16: [E, N, C], 16-bit floats, epoch by epoch, in the order of the training rows.
-* logits.json: format, teacher, findings, the image stores' hashes, what fixes the views, checksums. Written last.
+* logits.json: format, teacher, whose work is in it, findings, the image stores' hashes, what fixes the views, checksums. Written last.
 
 TinyViT keeps the largest few of a softmax's thousand values. Fourteen separate sigmoids are few enough to be kept whole.
 
@@ -188,6 +188,8 @@ def make_logits(
         job = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
         blocks = write_blocks(out / "logits.f16", job=job, count=epochs * each, make=block, done=lambda number: bar.update())
     meta["blocks"] = blocks
+    if teacher.origins is not None:
+        meta["origins"] = [list(origin) for origin in teacher.origins]
     meta["sha256"] = _name_of(meta)
     write_json(out / "logits.json", meta)
     return meta

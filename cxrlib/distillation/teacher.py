@@ -9,6 +9,7 @@ from torch import nn
 from cxrlib.data.augment import normalise
 from cxrlib.errors import CxrError
 from cxrlib.io import sha256_of
+from cxrlib.licences import Origin, teacher_origins
 from cxrlib.models.timm_classifier import TimmClassifier, licence_of
 from cxrlib.models.weights import load_safetensors
 from cxrlib.recipes import Recipe
@@ -26,6 +27,8 @@ class Teacher(NamedTuple):
     sha256: str
     """Of its weights."""
     name: str
+    origins: tuple[Origin, ...] | None = None
+    """Whose work is in it, for the student's model card. None: not known."""
 
     @torch.inference_mode()
     def logits(self, img_B1YX: torch.Tensor) -> torch.Tensor:
@@ -58,4 +61,4 @@ def load_teacher(run: str | Path, *, device: str = "cpu") -> Teacher:
         name = model.name
         if recipe.weights:
             print(licence_of(recipe.weights), flush=True)
-    return Teacher(model.to(device).eval(), recipe, findings, sha256_of(run / BEST), name)
+    return Teacher(model.to(device).eval(), recipe, findings, sha256_of(run / BEST), name, tuple(teacher_origins(run)))
