@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain": ("cxrlib.pretraining.cli", "train an encoder on images alone (GMML, DINO), for train to start from"),
     "teach": ("cxrlib.distillation.cli", "store what a trained teacher says of every view that a student will see"),
     "evaluate": ("cxrlib.evaluation", "score a run: AUROC per finding with intervals, as text, CSV and a picture"),
+    "runs": ("cxrlib.tracking.cli", "list runs, compare their settings, scores and curves"),
     "compare": ("cxrlib.comparison", "train and score every row of a named comparison, with several seeds"),
     "localize": ("cxrlib.localization.cli", "score where a model looks: maps or boxes against true boxes, with intervals"),
     "sanity": ("cxrlib.sanity.cli", "ask whether the maps of a run are true: every method and every test in one table"),
