@@ -47,6 +47,12 @@ CHEXPERT_OBSERVATIONS: tuple[str, ...] = (
 CHEXPERT_COMPETITION: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five that CheXpert's competition scored."""
 
+CHEXPERT_13: tuple[str, ...] = CHEXPERT_OBSERVATIONS[1:]
+"""Every observation but "No Finding", which is the absence of the others."""
+
+CHEXPERT_11: tuple[str, ...] = tuple(name for name in CHEXPERT_13 if name not in ("Fracture", "Support Devices"))
+"""Those that have a place in the chest: a fracture or a tube may lie anywhere on the film."""
+
 CHEXPERT_TO_NIH: dict[str, str] = {
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
@@ -93,9 +99,10 @@ FINDING_GROUPS: dict[str, tuple[str, ...]] = {
     "nih14": NIH_FINDINGS,
     "boxed8": BOXED_FINDINGS,
     "chexpert5": CHEXPERT_COMPETITION,
-    "chexpert13": tuple(name for name in CHEXPERT_OBSERVATIONS if name != NO_FINDING),
+    "chexpert11": CHEXPERT_11,
+    "chexpert13": CHEXPERT_13,
 }
-"""Lists of findings that have a name on the command line. "chexpert13" is every observation but "No Finding"."""
+"""Lists of findings that have a name on the command line."""
 
 
 def parse_findings(text: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib.data import prepare, read_chexpert, read_folder
+from cxrlib.data import ImageStore, prepare, read_chexpert, read_folder
 from cxrlib.errors import CxrError
 from cxrlib.findings import CHEXPERT_OBSERVATIONS
 
@@ -106,3 +106,26 @@ def test_a_store_keeps_unknown_labels_and_the_files_own_size(tmp_path):
     assert store.table[["width", "height"]].drop_duplicates().to_numpy().tolist() == [[390, 320]]
     assert not store.table["inverted"][1]  # a lateral view is never judged
     assert (store.image(0)[:5] == 0).all()  # 64 x 53 in the middle: five black rows above
+
+
+def test_the_mixed_policy_and_frontal_films_alone(tmp_path, capsys):
+    """Uncertain is present for Atelectasis and Edema, absent for the rest; `--views frontal` leaves the lateral film out."""
+    folder = tmp_path / "raw"
+    write_chexpert(folder)
+    rows = (folder / "train.csv").read_text().splitlines()
+    odd = dict.fromkeys(CHEXPERT_OBSERVATIONS, "-1.0").values()
+    rows.append("CheXpert-v1.0-small/train/patient00003/study1/view1_frontal.jpg,Male,40,Frontal,PA," + ",".join(odd))
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    for line in [*rows[1:], (folder / "valid.csv").read_text().splitlines()[1]]:
+        path = folder / line.split(",")[0].split("/", 1)[1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 32), dtype=np.uint8)).save(path)
+    from cxrlib.cli import main
+
+    status = main(["prepare", str(folder), str(tmp_path / "store"), "--size", "32", "--workers", "1", "--uncertain", "mixed", "--views", "frontal"])
+    assert status == 0 and "1 lateral films are left out" in capsys.readouterr().out
+    table = ImageStore.open(tmp_path / "store").table
+    assert table["view"].tolist() == ["AP", "LL", "PA", "PA"]
+    uncertain = table[table["patient"] == "patient00003"].iloc[0]
+    assert [name for name in CHEXPERT_OBSERVATIONS if uncertain[name] == 1] == ["Edema", "Atelectasis"]
+    assert all(uncertain[name] == 0 for name in CHEXPERT_OBSERVATIONS if name not in ("Edema", "Atelectasis"))

@@ -14,7 +14,7 @@ from cxrlib.cli import main
 from cxrlib.data import ImageStore, prepare, read_nih
 from cxrlib.data.augment import Ranges, affine_matrices, warp
 from cxrlib.errors import CxrError
-from cxrlib.findings import CHEXPERT_COMPETITION, NIH_FINDINGS
+from cxrlib.findings import CHEXPERT_11, CHEXPERT_COMPETITION, NIH_FINDINGS
 from cxrlib.phantom import STRUCTURES, draw, write_cohort
 from cxrlib.priors import (
     PriorStore,
@@ -53,6 +53,8 @@ def test_every_finding_has_a_rule_and_cardiomegaly_is_not_in_the_lungs():
     assert rule_of("Cardiomegaly").structures == ("Heart", "Mediastinum")
     assert rule_of("Pleural Effusion") == rule_of("Effusion") and rule_of("Effusion").grow_down > 0
     assert all(rule_of(finding) for finding in CHEXPERT_COMPETITION)
+    assert all(rule_of(finding) for finding in CHEXPERT_11)  # and of none beyond them: a fracture may lie anywhere
+    assert rule_of("Lung Lesion") == rule_of("Mass") and rule_of("Enlarged Cardiomediastinum") == rule_of("Cardiomegaly")
     with pytest.raises(CxrError, match="finding_structures.csv"):
         rule_of("Support Devices")
 

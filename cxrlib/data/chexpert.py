@@ -13,6 +13,8 @@ from cxrlib.errors import CxrError
 from cxrlib.findings import CHEXPERT_OBSERVATIONS
 
 UNCERTAIN = {"nan": np.nan, "ones": 1.0, "zeros": 0.0}
+MIXED = dict.fromkeys(CHEXPERT_OBSERVATIONS, "zeros") | {"Atelectasis": "ones", "Edema": "ones"}
+"""The usual policy: "uncertain" means present for the two findings where that predicted best (Irvin et al. 2019, table 3)."""
 _SPLIT_OF_FILE = {"train.csv": "train_val", "valid.csv": "test"}
 
 
@@ -40,7 +42,7 @@ def read_chexpert(
 
     Args:
         folder: The folder that holds the tables.
-        uncertain: What -1 becomes: "nan" (left out of loss and metric), "ones" or "zeros"; or a policy per
+        uncertain: What -1 becomes: "nan" (left out of loss and metric), "ones" or "zeros"; "mixed", see `MIXED`; or a policy per
             observation, such as {"Atelectasis": "ones", "Edema": "ones"}, with "nan" for those that it does
             not name.
         blank: What an unmentioned observation becomes: "zeros" (as in Irvin et al.) or "nan".
@@ -83,6 +85,8 @@ def read_chexpert(
 
 
 def _policies(uncertain: str | Mapping[str, str]) -> dict[str, float]:
+    if uncertain == "mixed":
+        uncertain = MIXED
     wanted = (
         dict.fromkeys(CHEXPERT_OBSERVATIONS, uncertain) if isinstance(uncertain, str) else dict(uncertain)
     )
@@ -90,7 +94,7 @@ def _policies(uncertain: str | Mapping[str, str]) -> dict[str, float]:
         if name not in CHEXPERT_OBSERVATIONS:
             raise CxrError(f"{name!r} is no CheXpert observation: use {', '.join(CHEXPERT_OBSERVATIONS)}")
         if policy not in UNCERTAIN:
-            raise CxrError(f"the policy {policy!r} for uncertain labels is unknown: use nan, ones or zeros")
+            raise CxrError(f"the policy {policy!r} for uncertain labels is unknown: use nan, ones or zeros, or mixed for all")
     return {name: UNCERTAIN[wanted.get(name, "nan")] for name in CHEXPERT_OBSERVATIONS}
 
 

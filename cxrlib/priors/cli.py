@@ -4,6 +4,7 @@ import argparse
 
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
+from cxrlib.findings import parse_findings
 from cxrlib.io import sha256_of
 from cxrlib.priors.check import as_table, check_priors, check_template
 from cxrlib.priors.sources import find_pspnet, phantom_source, pspnet_source, template_source
@@ -22,6 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     make.add_argument("--source", choices=("pspnet", "phantom", "template"), required=True, help="where the anatomy comes from")
     make.add_argument("--phantom", metavar="FOLDER", help="the phantom cohort that the store was prepared from")
     make.add_argument("--weights", metavar="FILE", help="PSPNet's weights; otherwise where TorchXRayVision keeps them")
+    make.add_argument("--findings", type=parse_findings, metavar="A,B,...", help="only these, for example chexpert11; otherwise all of the store's")
     make.add_argument("--size", type=int, default=64, help="side of the regions in pixels (default 64)")
     make.add_argument("--device", default="cpu", help="where PSPNet runs: cpu or cuda")
     check = parts.add_parser("check", help="how much of each box of a finding lies inside its region")
@@ -51,7 +53,8 @@ def _make(args: argparse.Namespace) -> int:
         print(f"note: {NAMELESS}")
         structures_of = template_source(store, args.size)
     priors = make_priors(
-        store, args.out, source=args.source, structures_of=structures_of, size=args.size, details=details, progress=True
+        store, args.out, source=args.source, structures_of=structures_of, findings=args.findings, size=args.size, details=details,
+        progress=True,
     )
     print(f"{args.out}: regions of {len(priors.findings)} findings for {store.n} images, source {priors.source}")
     if priors.replaced:

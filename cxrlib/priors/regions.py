@@ -33,6 +33,15 @@ class Rule(NamedTuple):
     """"all", or "lower"."""
 
 
+SAME_PLACE = CHEXPERT_TO_NIH | {
+    "Enlarged Cardiomediastinum": "Cardiomegaly",
+    "Lung Opacity": "Infiltration",
+    "Lung Lesion": "Mass",
+    "Pleural Other": "Pleural_Thickening",
+}
+"""CheXpert's observation -> the NIH finding whose region it has. Not the same finding: the same place (our decision)."""
+
+
 @functools.cache
 def rules() -> dict[str, Rule]:
     """The table: finding -> rule, for the 14 NIH findings.
@@ -58,7 +67,7 @@ def rule_of(finding: str) -> Rule:
         CxrError: There is none: nobody has said where that finding may lie.
     """
     try:
-        return rules()[canonical(CHEXPERT_TO_NIH.get(finding, finding))]
+        return rules()[canonical(SAME_PLACE.get(finding, finding))]
     except CxrError:
         raise CxrError(f"no region is known for {finding!r}: add a row to finding_structures.csv, or leave the finding out") from None
 

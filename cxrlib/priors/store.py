@@ -102,6 +102,7 @@ def make_priors(
     *,
     source: str,
     structures_of: Source,
+    findings: Sequence[str] | None = None,
     size: int = 64,
     details: dict[str, Any] | None = None,
     progress: bool = False,
@@ -116,6 +117,7 @@ def make_priors(
         out: The folder to write. Finished priors of the same store, source and rules are left as they are.
         source: What to call the source.
         structures_of: From `cxrlib.priors.sources`.
+        findings: Only these; None: all of the store's.
         size: S, a multiple of 8.
         details: Noted in priors.json, for example the checksum of a network's weights.
         progress: Show a bar.
@@ -126,14 +128,17 @@ def make_priors(
     out = Path(out)
     if size < 8 or size % 8:
         raise CxrError(f"the priors' size {size} is not a multiple of 8, from 8 up: eight pixels share a byte")
-    different, region_of = distinct(store.findings)
+    findings = tuple(store.findings if findings is None else findings)
+    if unknown := [name for name in findings if name not in store.findings]:
+        raise CxrError(f"the store has no finding {unknown[0]!r}: it has {', '.join(store.findings)}")
+    different, region_of = distinct(findings)
     meta = {
         "format": FORMAT_VERSION,
         "source": source,
         "size": size,
         "n": store.n,
         "rows": 1 if source == "template" else store.n,
-        "findings": list(store.findings),
+        "findings": list(findings),
         "regions": len(different),
         "region_of": list(region_of),
         "rules": [rule._asdict() | {"structures": list(rule.structures)} for rule in different],

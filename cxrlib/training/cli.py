@@ -43,6 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--findings", type=parse_findings, metavar="A,B,...",
         help=f"the findings to learn: names with commas between, or one of {', '.join(FINDING_GROUPS)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--rehearsal", action="store_true", help="the same recipe with a tiny model for two short epochs: does everything fit together?"
+    )
     add_run_options(parser)
 
 
@@ -84,7 +87,7 @@ def option(text: str) -> tuple[str, int | float | bool | str]:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; 0 when finished, 128 + signal when stopped by one."""
-    recipe = recipes.get(args.recipe)
+    recipe = recipes.rehearsal(recipes.get(args.recipe)) if args.rehearsal else recipes.get(args.recipe)
     names = ("epochs", "batch", "micro_batch", "lr", "seed", "weights", "model", "findings", "priors", "teacher")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     # Options and losses belong to a model: another model begins without the recipe's own.
