@@ -482,13 +482,13 @@ def test_too_little_space_is_said_before_the_first_byte(server, listed, tmp_path
     class Usage:
         free = 45_000_000_000
 
-    monkeypatch.setattr(download_module, "disk_usage", lambda path: Usage)
-    with pytest.raises(CxrError, match=r"needs 50.6 GB for this and has 45.0 GB free: free some space"):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage)
+    with pytest.raises(CxrError, match=r"nih needs 50.6. GB and its disk has 45.00 GB free: free some space"):
         download(tmp_path / "nih")  # NIH's own list: the images, and room for the largest archive
-    with pytest.raises(CxrError, match=r"needs 91.5 GB"):
+    with pytest.raises(CxrError, match=r"needs 91.5"):
         download(tmp_path / "nih", keep_archives=True)
     Usage.free = 0
-    with pytest.raises(CxrError, match="0.0 GB free"):
+    with pytest.raises(CxrError, match="0.00 GB free"):
         download(tmp_path / "nih", files=read_files(listed))
     assert server.asked == []
 

@@ -337,21 +337,6 @@ def test_a_killed_worker_is_said_and_costs_no_finished_block(studies, tmp_path, 
     assert store.sha256 == prepare(studies, tmp_path / "whole", size=24).sha256
 
 
-def test_memory_stays_flat(studies, tmp_path, small_blocks):
-    begun = []
-
-    def blocks():
-        for number in range(40):
-            begun.append(number)
-            yield [prepare_module.Item(str(tmp_path / "nih" / "images" / ROWS[0][0]), 0, 0, "never")] * 2
-
-    for done, _ in enumerate(prepare_module._decode_all(blocks(), 24, 2)):
-        assert (
-            len(begun) <= done + 4
-        )  # two blocks a worker are in flight, however slowly the results are taken
-    assert done == 39
-
-
 @pytest.mark.parametrize(
     ("invert", "turned"), [("never", []), ("auto", [ROWS[1][0]]), ("always", [row[0] for row in ROWS])]
 )

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 
 import pytest
 
@@ -16,6 +17,35 @@ def test_results_come_in_order_and_errors_as_they_were_raised():
         assert list(in_order(math.factorial, numbers, workers=workers)) == [math.factorial(n) for n in numbers]
     with pytest.raises(ValueError, match="negative"):
         list(in_order(math.factorial, [3, -1, 4], workers=2))
+
+
+@pytest.mark.timeout(60)
+def test_memory_stays_flat():
+    begun = []
+
+    def tasks():
+        for number in range(40):
+            begun.append(number)
+            yield -number
+
+    for done, result in enumerate(in_order(abs, tasks(), workers=2)):
+        assert result == done and len(begun) <= done + 5  # two a worker, however slowly the results are taken, and one asked for
+    assert done == 39
+
+
+@pytest.mark.timeout(60)
+def test_one_slow_task_does_not_pile_up_the_others():
+    begun = []
+
+    def tasks():
+        for seconds in [1.5] + [0.0] * 30:
+            begun.append(seconds)
+            yield seconds
+
+    results = in_order(time.sleep, tasks(), workers=3)
+    next(results)
+    assert len(begun) <= 7
+    assert len(list(results)) == 30
 
 
 @pytest.mark.timeout(60)

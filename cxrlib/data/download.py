@@ -19,11 +19,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from shutil import disk_usage
 
 import filelock
 from tqdm import tqdm
 
+from cxrlib.data.disks import check_space
 from cxrlib.data.transfer import Source, bytes_kept, checksums, fetch
 from cxrlib.data.unpack import count, unpack
 from cxrlib.errors import CxrError
@@ -189,16 +189,9 @@ def _check_space(out: Path, todo: list[Source], keep_archives: bool) -> None:
         else:
             archive = max(archive, arriving)
     needs[out] += archive
-    by_disk: dict[int, list[Path]] = {}
-    for place in needs:
-        by_disk.setdefault(os.stat(place).st_dev, []).append(place)
-    for places in by_disk.values():
-        needed, free = sum(needs[place] for place in places), disk_usage(places[0]).free
-        if needed > free:
-            raise CxrError(
-                f"the disk of {min(places)} needs {needed / 1e9:.1f} GB for this and has {free / 1e9:.1f} GB free: free some space, "
-                "name a folder on another disk, or make links such as images_007 there that lead to a second disk"
-            )
+    check_space(
+        needs, advice="name a folder on another disk, or make links such as images_007 in the folder that lead to a second disk"
+    )
 
 
 def add_parser(subparsers) -> None:

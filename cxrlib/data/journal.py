@@ -4,9 +4,11 @@ import errno
 import hashlib
 import json
 import os
-import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from cxrlib.errors import CxrError
 
@@ -31,10 +33,11 @@ class Journal:
     on the next run.
     """
 
-    def __init__(self, out: Path, job: str, size: int) -> None:
+    def __init__(self, out: Path, job: str, size: int, *, progress: bool = False) -> None:
         self.path, self.images = out / "journal.jsonl", out / "images.u8"
         self.out, self.job, self.image_bytes = out, job, size * size
         self.blocks: list[dict] = []
+        self.progress = progress
 
     @property
     def bytes_done(self) -> int:
@@ -57,7 +60,10 @@ class Journal:
                 )
             good = len(lines[0]) + 1
             self._pixels.seek(0)
-            for line in lines[1:]:
+            check = tqdm(
+                lines[1:], unit="block", desc="check what is there", disable=not (self.progress and lines[1:]), file=sys.stderr
+            )
+            for line in check:
                 block = _parse(line)
                 if block is None:
                     break
@@ -127,14 +133,3 @@ def _parse(line: bytes) -> dict | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def check_space(out: Path, needed: int) -> None:
-    """Refuses to begin where the disk of `out` has fewer than `needed` bytes free."""
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise CxrError(
-            f"{out} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free: free some space "
-            "or "
-            "name a folder on another disk"
-        )

@@ -5,16 +5,13 @@ block after the other, and notes each in a journal once its bytes are on disk. S
 any number of workers, memory stays flat, and after a kill the journal says exactly which bytes to keep.
 """
 
-import collections
-import concurrent.futures
+import contextlib
+import functools
 import hashlib
-import multiprocessing
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +21,17 @@ from tqdm import tqdm
 
 from cxrlib.data.folders import read_folder
 from cxrlib.data.frames import fit
+from cxrlib.data.disks import check_space
 from cxrlib.data.images import decode
-from cxrlib.data.journal import Journal, Kept, check_space
+from cxrlib.data.journal import Journal, Kept
 from cxrlib.data.polarity import looks_inverted
 from cxrlib.data.store import FORMAT_VERSION, ImageStore, finish_store
 from cxrlib.data.studies import Studies
 from cxrlib.errors import CxrError
+from cxrlib.workers import in_order
 
-BLOCK = 64  # images; at 512 px a block is 16 MiB, so a few in flight cost little memory
+BLOCK = 64  # images; at 512 px a block is 16 MiB, of which two a worker are in memory at most
+TABLE_BYTES = 600  # an image's rows of journal and index while both are there, measured: 450 with NIH's 14 findings
 INVERT = ("never", "auto", "always")
 
 
@@ -96,7 +96,7 @@ def prepare(
             raise CxrError(
                 f"{out} holds a store of other images or settings: remove it, or name another folder"
             )
-        mended = _count_mended(studies, _items(studies, invert), store)
+        mended = _count_mended(studies, store, invert)
         if mended:
             images = "image" if mended == 1 else "images"
             raise CxrError(
@@ -104,31 +104,43 @@ def prepare(
             )
         return store
 
-    items = _items(studies, invert)
-    blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
-    with Journal(out, job, size) as journal:
-        check_space(out, (len(items) * size * size) - journal.bytes_done)
-        todo = range(len(journal.blocks), len(blocks))
+    n, place = len(studies), _place_of_pixels(out)
+    with Journal(out, job, size, progress=progress) as journal:
+        needs = Counter({place: n * size * size - journal.bytes_done})
+        needs[out.resolve()] += n * TABLE_BYTES
+        check_space(needs, advice="or name a folder on another disk")
+        todo = range(len(journal.blocks), -(-n // BLOCK))
+        tasks = (_items(studies, invert, start=index * BLOCK, stop=(index + 1) * BLOCK) for index in todo)
+        work = functools.partial(decode_block, size=size)
         bar = tqdm(
-            total=len(items), initial=len(journal.blocks) * BLOCK, unit="image", desc="prepare",
+            total=n, initial=min(n, len(journal.blocks) * BLOCK), unit="image", desc="prepare",
             disable=not progress, file=sys.stderr,
         )  # fmt: skip
-        with bar:
-            results = _decode_all((blocks[index] for index in todo), size, min(workers, max(1, len(todo))))
-            for index, (pixels, kept, left_out) in zip(todo, results, strict=True):
+        with bar, contextlib.closing(in_order(work, tasks, workers=min(workers, max(1, len(todo))))) as results:
+            for index, (block, kept, left_out) in zip(todo, results, strict=True):
                 first = index * BLOCK
                 journal.append(
-                    pixels,
+                    block,
                     [item._replace(row=item.row + first) for item in kept],
                     [(row + first, reason) for row, reason in left_out],
                 )
-                bar.update(len(blocks[index]))
+                bar.update(min(BLOCK, n - first))
         finish_store(out, studies, journal.blocks, job=job, size=size)
         journal.remove()
     return ImageStore.open(out, verify="quick")
 
 
-def _items(studies: Studies, invert: str) -> list[Item]:
+def _place_of_pixels(out: Path) -> Path:
+    """The folder that images.u8 lies in; it may be a link to another disk."""
+    place = Path(os.path.realpath(out / "images.u8")).parent
+    if not place.is_dir():
+        raise CxrError(f"{out / 'images.u8'} is a link into {place}, which is no folder: mount that disk or make the folder")
+    return place
+
+
+def _items(studies: Studies, invert: str, *, start: int = 0, stop: int | None = None) -> list[Item]:
+    """Rows `start` to `stop` of the table as tasks: made block by block, since all of them would fill memory."""
+    part = studies.table[["path", "width", "height", "view"]].iloc[start:stop]
     return [
         # The detector of inverted films knows frontal views alone.
         Item(
@@ -137,24 +149,19 @@ def _items(studies: Studies, invert: str) -> list[Item]:
             height=int(height),
             invert="never" if invert == "auto" and view == "lateral" else invert,
         )
-        for path, width, height, view in studies.table[["path", "width", "height", "view"]].itertuples(
-            index=False
-        )
+        for path, width, height, view in part.itertuples(index=False)
     ]
 
 
-def _count_mended(studies: Studies, items: list[Item], store: ImageStore) -> int:
+def _count_mended(studies: Studies, store: ImageStore, invert: str) -> int:
     """How many images that a finished store left out can be decoded by now. The hash of the job need not
     show it: a mended file is often as long as the damaged one."""
-    left_out = {image for image, _ in store.left_out}
-    again = [item for image, item in zip(studies.table["image"], items, strict=True) if image in left_out]
+    rows = np.flatnonzero(studies.table["image"].isin({image for image, _ in store.left_out}))
     count = 0
-    for item in again:
-        try:
+    for item in _items(studies.subset(rows), invert) if len(rows) else ():
+        with contextlib.suppress(CxrError):
             _decode_one(item, store.size)
-        except CxrError:
-            continue
-        count += 1
+            count += 1
     return count
 
 
@@ -202,45 +209,6 @@ def _decode_one(item: Item, size: int) -> tuple[Image.Image, tuple[int, int], st
     return small, image.size, mode, inverted, frame
 
 
-def _decode_all(blocks: Iterator[list[Item]], size: int, workers: int) -> Iterator[tuple]:
-    """`decode_block` of each block in order. At most two blocks a worker are in flight: memory stays flat."""
-    if workers == 1:
-        for block in blocks:
-            yield decode_block(block, size)
-        return
-    # Not fork: this process may run threads (torch, a notebook), and a forked child can inherit a lock that
-    # nobody frees.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])  # imported once, and inherited by every worker
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_become_worker)
-    try:
-        waiting: collections.deque = collections.deque()
-        for block in blocks:
-            waiting.append(pool.submit(decode_block, block, size))
-            if len(waiting) >= 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise CxrError(
-            "a worker process was killed (out of memory?): run the same command again, with fewer workers; "
-            "what was finished is kept"
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _become_worker() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone answers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A pool's workers outlive a parent that was killed with -9, and keep their memory, unless they watch it.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
 def _job(studies: Studies, size: int, invert: str) -> str:
     """A hash that tells a store that may be finished from another one: of the settings, the tables and the
     length of every image file. Not of what is in the files, which would mean to read all of them, nor of
@@ -271,10 +239,15 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1), help="decoding processes")
     parser.add_argument("--metadata", help="another folder with the tables and split lists")
     parser.add_argument(
-        "--uncertain", choices=("nan", "ones", "zeros"), default="nan", help="CheXpert's -1 becomes this"
+        "--uncertain", choices=("nan", "ones", "zeros", "mixed"), default="nan",
+        help="CheXpert's -1 becomes this; mixed: 1 for Atelectasis and Edema, 0 for the rest"
     )
+    parser.add_argument("--views", choices=("all", "frontal"), default="all", help="frontal leaves lateral films out")
     parser.add_argument(
         "--invert", choices=INVERT, default="never", help="turn over images with inverted polarity"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="read the finished store once more and check every byte (seconds per GB)"
     )
     parser.add_argument(
         "--allow-broken", action="store_true", help="exit with 0 even if images had to be left out"
@@ -287,6 +260,10 @@ def run(args, echo: Callable[[str], None] = print) -> int:
     studies = read_folder(args.folder, metadata=args.metadata, uncertain=args.uncertain)
     for note in studies.notes:
         echo(f"note: {note}")
+    if args.views == "frontal":
+        frontal = np.flatnonzero(studies.table["view"].ne("lateral"))
+        echo(f"note: {len(studies.table) - len(frontal)} lateral films are left out")
+        studies = studies.subset(frontal)
     try:
         store = prepare(
             studies, args.out, size=args.size, workers=args.workers, invert=args.invert, progress=True
@@ -294,6 +271,9 @@ def run(args, echo: Callable[[str], None] = print) -> int:
     except KeyboardInterrupt:
         echo("stopped: run the same command again to go on; what was finished is kept")
         return 130
+    if args.verify:
+        ImageStore.open(args.out, verify="full")
+        echo("every checksum of the store holds")
     for image, reason in store.left_out:
         echo(f"left out: {image}: {reason}")
     turned = int(store.table["inverted"].sum())
