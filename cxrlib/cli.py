@@ -4,12 +4,12 @@ Bad input ends with one line on stderr and exit status 2. Ctrl-C ends with one l
 """
 
 import argparse
-import errno
 import importlib
 import sys
 
 from cxrlib import __version__
 from cxrlib.errors import CxrError
+from cxrlib.io import FULL
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "phantom": ("cxrlib.phantom.cli", "draw a cohort of synthetic radiographs, as a folder laid out like NIH's"),
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             return _fail("no space left on the disk: free some and give the same command again; what was finished is kept", 2)
         if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
             return _fail(f"{error.strerror}: {error.filename}: check the path and its rights", 2)

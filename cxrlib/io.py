@@ -12,6 +12,9 @@ from typing import Any
 
 from cxrlib.errors import CxrError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with on a full disk, at the end of a quota, and at a limit on the size of a file (`ulimit -f`)."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w", **open_kwargs: Any) -> Iterator[Any]:
@@ -28,7 +31,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", **open_kwargs: Any) -
         The open file.
 
     Raises:
-        CxrError: The disk is full. The old file, if any, is untouched.
+        CxrError: The disk or a quota is full. The old file, if any, is untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", **open_kwargs: Any) -
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             raise CxrError(
                 f"no space left while writing {path}: free some space and run the same command again; "
                 "what was finished before is kept"

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrlib.data.pixels import Pixels
 from cxrlib.data.studies import BOX_COLUMNS, Studies, rows_in_split
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, sha256_of, write_json
@@ -31,6 +32,7 @@ class ImageStore:
 
     Attributes:
         images_NYX: uint8 memmap [N, size, size].
+        pixels: The same, for whole images by their rows; a lost file is an error, not the end of the process.
         table: The studies table; row i belongs to image i.
         boxes: Boxes in original pixels.
         findings: Names of the columns of `labels_NC`.
@@ -55,6 +57,7 @@ class ImageStore:
         self.labels_NC = self.table[list(self.findings)].to_numpy(np.float32)
         shape = (self.n, self.size, self.size)
         # numpy cannot map an empty file, and a store whose every image was broken is empty.
+        self.pixels = Pixels(folder / "images.u8", shape)
         self.images_NYX = (
             np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
             if self.n

@@ -31,6 +31,7 @@ from cxrlib.pretraining.clock import Clock, cosine
 from cxrlib.pretraining.fields import PretrainRecipe
 from cxrlib.pretraining.setup import Run, setup
 from cxrlib.training.checkpoint import save_checkpoint, write_tensors
+from cxrlib.training.company import company
 from cxrlib.training.loop import seed_step
 from cxrlib.training.optim import set_lr, warmup_cosine
 from cxrlib.training.signals import Signals
@@ -49,6 +50,7 @@ def pretrain(
     recompute: bool = False,
     checkpoint_minutes: float = 2.0,
     checkpoint_steps: int = 0,
+    tensorboard: bool = False,
 ) -> dict:
     """Pre-trains an encoder on a store, or goes on with the run in `out`, or says that it is finished.
 
@@ -61,20 +63,25 @@ def pretrain(
         compile, recompute: See `cxrlib.training.train`.
         checkpoint_minutes: The state is saved this often, and after every epoch.
         checkpoint_steps: Also save after every so many steps. 0: do not.
+        tensorboard: Also write TensorBoard's event files, into `out`/tensorboard.
 
     Returns:
         The contents of result.json. A run that was stopped by a signal returns {"stopped": the signal's number}.
 
     Raises:
-        CxrError: The data do not fit the recipe, the folder holds another run, or the loss is no longer a number.
+        CxrError: The data do not fit the recipe or were lost, the folder holds another run, the disk is full, the loss is no
+            longer a number, or another process is gone.
     """
-    run = setup(recipe, data, out, device=device, devices=devices, compile=compile, recompute=recompute)
-    if (run.folder / "result.json").exists():
-        done = read_json(run.folder / "result.json")
-        if run.fabric.global_rank == 0:
-            print(f"{out} is finished ({done['epochs']} epochs): nothing to do; start from {run.folder / ENCODER}")
-        return done
-    return fit(run, checkpoint_minutes=checkpoint_minutes, checkpoint_steps=checkpoint_steps)
+    with company(Path(out)):
+        run = setup(
+            recipe, data, out, device=device, devices=devices, compile=compile, recompute=recompute, tensorboard=tensorboard
+        )
+        if not (run.folder / "result.json").exists():
+            return fit(run, checkpoint_minutes=checkpoint_minutes, checkpoint_steps=checkpoint_steps)
+    done = read_json(run.folder / "result.json")
+    if run.fabric.global_rank == 0:
+        print(f"{out} is finished ({done['epochs']} epochs): nothing to do; start from {run.folder / ENCODER}")
+    return done
 
 
 def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
@@ -94,6 +101,8 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 progress=dataclasses.asdict(progress),
             )  # fmt: skip
 
+    if main:
+        run.log.start(progress.step)
     if main and progress.step:
         print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
     bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None if main else True, dynamic_ncols=True)
@@ -123,6 +132,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                     save()
                     bar.close()
                     if main:
+                        run.log.write(event="stop", step=progress.step, signal=signals.number)
                         print(f"stopped after step {progress.step} of {steps}: the same command goes on from here", flush=True)
                     return {"stopped": signals.number}
                 due = checkpoint_steps and progress.step % checkpoint_steps == 0
@@ -164,7 +174,7 @@ def step(run: Run, rows: np.ndarray, steps: int) -> tuple[float, float, dict[str
     set_lr(run.optimizer, warmup_cosine(clock.step, steps=steps, warmup=warmup, peak=recipe.lr, floor=recipe.min_lr))
     set_weight_decay(run.optimizer, cosine(clock, recipe.weight_decay, recipe.weight_decay_end))
     seed_step(recipe.seed, clock.step, fabric.global_rank)
-    img_BYX = torch.from_numpy(np.ascontiguousarray(run.store.images_NYX[rows])).to(fabric.device)
+    img_BYX = torch.from_numpy(np.ascontiguousarray(run.store.pixels[rows])).to(fabric.device)
     run.model.train()
     loss, extras = run.method.loss(fabric, run.model, run.follower, to_float(img_BYX), clock)
     fabric.backward(loss)  # with several processes DDP averages their gradients

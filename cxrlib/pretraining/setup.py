@@ -63,8 +63,9 @@ class Run:
 
 
 def setup(
-    recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: str, devices: int, compile: bool = False, recompute: bool = False
-) -> Run:
+    recipe: PretrainRecipe, data: str | Path, out: str | Path, *, device: str, devices: int, compile: bool = False, recompute: bool = False,
+    tensorboard: bool = False,
+) -> Run:  # fmt: skip
     """Opens the data, builds the model, puts back the last checkpoint if there is one."""
     store, folder = open_store(data, recipe), Path(out)
     rows = np.asarray(store.where(split="train_val"))
@@ -96,5 +97,6 @@ def setup(
     saved = load_checkpoint(folder, model=model.module, ema=follower, optimizer=optimizer.optimizer)
     progress = Progress(**saved) if saved else Progress()
     fabric.barrier()
-    log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
+    board = folder / "tensorboard" if tensorboard else None
+    log = Log(folder / "log.jsonl", keep=saved, tensorboard=board) if fabric.global_rank == 0 else None
     return Run(recipe, method, store, rows, folder, fabric, model, follower, optimizer, progress, log)

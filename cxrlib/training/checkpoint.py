@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import torch
+from lightning_fabric.utilities import rank_zero_only
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ def save_checkpoint(run: Path, *, model: nn.Module, ema: nn.Module, optimizer: t
 
 
 def load_checkpoint(run: Path, *, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Puts a run back where its newest whole checkpoint left it.
+    """Puts a run back where its newest whole checkpoint left it; says so if that is not the newest one.
 
     Returns:
         The progress that was saved, or None if the run has no checkpoint yet.
@@ -100,10 +101,21 @@ def load_checkpoint(run: Path, *, model: nn.Module, ema: nn.Module, optimizer: t
         load_strict(model, parts["model"], source=str(path))
         load_strict(ema, parts["ema"], source=str(path))
         load_optimizer_tensors(optimizer, parts["optimizer"])
+        if fault is not None:
+            _set_aside(run, progress)
         return progress
     if fault is not None:
         raise fault
     return None
+
+
+@rank_zero_only
+def _set_aside(run: Path, progress: dict) -> None:
+    """Moves a damaged checkpoint out of the way, or the next save would put it in the place of the whole one before."""
+    (run / LAST).replace(run / "damaged.safetensors")
+    print(
+        f"{run / LAST} is damaged (now damaged.safetensors): going back to {PREVIOUS}, after step {progress['step']}", flush=True
+    )
 
 
 def sweep(run: Path) -> None:

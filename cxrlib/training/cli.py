@@ -61,6 +61,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-minutes", type=float, default=2.0, help="how often the state is saved, besides after every epoch"
     )
     parser.add_argument("--checkpoint-steps", type=int, default=0, help="also save after every so many steps")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard's event files, into RUN/tensorboard")
 
 
 def run_options(args: argparse.Namespace) -> dict:
@@ -71,7 +72,8 @@ def run_options(args: argparse.Namespace) -> dict:
     """
     if args.devices < 1:
         raise CxrError(f"--devices {args.devices}: ask for at least one")
-    return {name: getattr(args, name) for name in ("device", "devices", "compile", "recompute", "checkpoint_minutes", "checkpoint_steps")}
+    names = ("device", "devices", "compile", "recompute", "checkpoint_minutes", "checkpoint_steps", "tensorboard")
+    return {name: getattr(args, name) for name in names}
 
 
 def option(text: str) -> tuple[str, int | float | bool | str]:

@@ -29,6 +29,7 @@ from cxrlib.metrics import auroc, macro
 from cxrlib.predict import predict
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import BEST, save_checkpoint, write_tensors
+from cxrlib.training.company import company
 from cxrlib.training.meter import Speed
 from cxrlib.training.objectives import Objective, Part
 from cxrlib.training.optim import set_lr, warmup_cosine
@@ -47,6 +48,7 @@ def train(
     recompute: bool = False,
     checkpoint_minutes: float = 2.0,
     checkpoint_steps: int = 0,
+    tensorboard: bool = False,
 ) -> dict:
     """Trains a recipe on a store, or goes on with the run in `out`, or says that it is finished.
 
@@ -60,24 +62,29 @@ def train(
         recompute: Forget each layer's inner values and compute them again for the gradient: less memory, a third more time.
         checkpoint_minutes: The state is saved this often, and after every epoch.
         checkpoint_steps: Also save after every so many steps. 0: do not.
+        tensorboard: Also write TensorBoard's event files, into `out`/tensorboard.
 
     Returns:
         The contents of result.json. A run that was stopped by a signal returns {"stopped": the signal's number}.
 
     Raises:
-        CxrError: The data do not fit the recipe, the folder holds another run, or the loss is no longer a number.
+        CxrError: The data do not fit the recipe or were lost, the folder holds another run, the disk is full, the loss is no
+            longer a number, or another process is gone.
     """
     result = Path(out) / "result.json"
-    run = setup(recipe, data, out, device=device, devices=devices, compile=compile, recompute=recompute)
-    if result.exists():
-        done = read_json(result)
-        if run.fabric.global_rank == 0:
-            print(
-                f"{out} is finished (validation macro AUROC {done['best_macro_auroc']:.3f} after epoch {done['best_epoch']}): "
-                f"nothing to do; score it with: python -m cxrlib evaluate {out} --split test"
-            )
-        return done
-    return fit(run, checkpoint_minutes=checkpoint_minutes, checkpoint_steps=checkpoint_steps)
+    with company(Path(out)):
+        run = setup(
+            recipe, data, out, device=device, devices=devices, compile=compile, recompute=recompute, tensorboard=tensorboard
+        )
+        if not result.exists():
+            return fit(run, checkpoint_minutes=checkpoint_minutes, checkpoint_steps=checkpoint_steps)
+    done = read_json(result)
+    if run.fabric.global_rank == 0:
+        print(
+            f"{out} is finished (validation macro AUROC {done['best_macro_auroc']:.3f} after epoch {done['best_epoch']}): "
+            f"nothing to do; score it with: python -m cxrlib evaluate {out} --split test"
+        )
+    return done
 
 
 class Told(NamedTuple):
@@ -100,7 +107,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     """Epochs of steps; after each, a validation; the best weights are kept; early stopping ends it."""
     recipe, fabric, progress, main = run.recipe, run.fabric, run.progress, run.fabric.global_rank == 0
     steps, warmup = recipe.epochs * run.epoch_steps, round(recipe.warmup_epochs * run.epoch_steps)
-    signals, meter, told = Signals(), run.meter, None
+    signals, meter, told, heard = Signals(), run.meter, None, False
     before, started = progress.seconds, time.monotonic()
     cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
 
@@ -115,33 +122,39 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
             )  # fmt: skip
         meter.leave_out(time.monotonic() - begun)
 
-    def settle() -> bool:
-        """Reads the newest step that was not read yet. True: some process was told to stop."""
-        nonlocal told
+    def settle() -> None:
+        """Reads the newest step that was not read yet, and whether some process was told to stop."""
+        nonlocal told, heard
         if told is None:
-            return False
+            return
         read, told = told, None
         loss, norm, signals.number = float(read.loss), float(read.norm), signals.number or int(read.signal)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            images = ", ".join(run.store.table["image"].iloc[read.rows_B[:3].numpy()])
+            names = list(run.store.table["image"].iloc[read.rows_B.numpy()])
+            images = ", ".join(names[:3])
+            if main:
+                run.log.write(event="failed", step=read.step, loss=str(loss), grad_norm=str(norm), images=names)
             raise CxrError(
                 f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {read.step}, so training cannot go on: the "
                 f"last good state stays in {run.folder}; lower the learning rate, or look at the data (that step's images begin "
-                f"with {images})"
+                f"with {images}; log.jsonl names them all)"
             )
         progress.loss_sum += loss
         if main and read.step % 50 == 0:
             run.log.write(event="step", step=read.step, loss=loss, lr=read.lr, grad_norm=norm, **meter.read()._asdict())
         show(bar, progress, recipe, run.epoch_steps, loss)
-        return int(read.signal) != 0
+        heard = heard or int(read.signal) != 0
 
     def stopped() -> dict:
         save()
         bar.close()
         if main:
+            run.log.write(event="stop", step=progress.step, signal=signals.number)
             print(f"stopped after step {progress.step} of {steps}: the same command goes on from here", flush=True)
         return {"stopped": signals.number}
 
+    if main:
+        run.log.start(progress.step)
     if main and progress.step:
         print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
     bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None if main else True, dynamic_ncols=True)
@@ -149,7 +162,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     with bar, signals:
         while progress.epoch < recipe.epochs and not early(progress, recipe):
             batches = training_batches(
-                run.store.images_NYX, run.labels_NC, run.train_rows, batch=recipe.batch, seed=recipe.seed,
+                run.store.pixels, run.labels_NC, run.train_rows, batch=recipe.batch, seed=recipe.seed,
                 epoch=progress.epoch, start=progress.step - progress.epoch * run.epoch_steps,
                 rank=fabric.global_rank, world=fabric.world_size,
             )  # fmt: skip
@@ -164,14 +177,18 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 progress.step += 1
                 bar.update()
                 # The step before is read only now: a GPU has done it by now, and goes on with this one while we read.
-                stop, told = settle(), Told(progress.step, lr, loss, norm, signals.shared(fabric), batch.rows_B)
+                settle()
+                stop = heard  # by what all processes have told up to the step before: all of them stop after the same step
+                told = Told(progress.step, lr, loss, norm, signals.shared(fabric), batch.rows_B)
                 due = checkpoint_steps and progress.step % checkpoint_steps == 0
                 if stop or due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
-                    if settle() or stop:
+                    settle()
+                    if stop:
                         return stopped()
                     save()
                     saved_at = time.monotonic()
-            if settle():
+            settle()
+            if heard:
                 return stopped()
             end_epoch(run, before + time.monotonic() - started)
             save()
@@ -257,7 +274,7 @@ def validate(run: Run) -> tuple[float, int]:
     share = -(-len(run.held_rows) // world)  # every process scores as many; the few at the end are scored twice
     rows = np.resize(run.held_rows, share * world)
     with run.fabric.autocast():
-        mine = predict(run.ema.module, run.store.images_NYX, rows[rank::world], recipe=run.recipe, device=run.fabric.device)
+        mine = predict(run.ema.module, run.store.pixels, rows[rank::world], recipe=run.recipe, device=run.fabric.device)
     logits_NC = mine
     if world > 1:
         gathered_WSC = run.fabric.all_gather(torch.from_numpy(mine).to(run.fabric.device))

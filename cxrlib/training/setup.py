@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -18,6 +19,7 @@ from cxrlib.io import atomic_write
 from cxrlib.models.cost import macs
 from cxrlib.models.weights import start_from
 from cxrlib.recipes import Recipe
+from cxrlib.training import company
 from cxrlib.training.checkpoint import load_checkpoint, sweep
 from cxrlib.training.compiled import compile_layers
 from cxrlib.training.meter import Meter, peak_flops
@@ -74,8 +76,9 @@ class Run:
 
 
 def setup(
-    recipe: Recipe, data: str | Path, out: str | Path, *, device: str, devices: int, compile: bool = False, recompute: bool = False
-) -> Run:
+    recipe: Recipe, data: str | Path, out: str | Path, *, device: str, devices: int, compile: bool = False, recompute: bool = False,
+    tensorboard: bool = False,
+) -> Run:  # fmt: skip
     """Opens the data, builds the model, puts back the last checkpoint if there is one. The arguments are `train`'s."""
     store, folder = open_store(data, recipe), Path(out)
     findings, labels_NC = chosen_labels(store, recipe)
@@ -109,7 +112,8 @@ def setup(
     saved = load_checkpoint(folder, model=model.module, ema=ema.module, optimizer=optimizer.optimizer)
     progress = Progress(**saved) if saved else Progress()
     fabric.barrier()
-    log = Log(folder / "log.jsonl", keep=saved) if fabric.global_rank == 0 else None
+    board = folder / "tensorboard" if tensorboard else None
+    log = Log(folder / "log.jsonl", keep=saved, tensorboard=board) if fabric.global_rank == 0 else None
     return Run(recipe, store, labels_NC, folder, fabric, model, objective, ema, optimizer, train_rows, held_rows, progress, log, meter)
 
 
@@ -183,7 +187,7 @@ def make_fabric(device: str, devices: int, *, batch: int) -> Fabric:
     if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun, which says how many there are
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    strategy = "ddp" if devices * nodes > 1 else "auto"
+    strategy = DDPStrategy(timeout=company.PATIENCE) if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
     if batch % fabric.world_size:

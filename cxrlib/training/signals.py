@@ -1,4 +1,8 @@
-"""Being told to stop: finish the step, save, say how to go on."""
+"""Being told to stop: finish the step, save, say how to go on.
+
+SIGTERM is what schedulers send, SIGINT is Ctrl-C, and SIGUSR1 is what Slurm sends when asked for a warning before the time is
+up (`sbatch --signal=USR1@60`). One process that hears it is enough.
+"""
 
 import signal
 
@@ -7,15 +11,18 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 
+NUMBERS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+
+
 class Signals:
-    """Notes SIGTERM and SIGINT instead of dying of them, so that the step in hand is finished and saved."""
+    """Notes `NUMBERS` instead of dying of them, so that the step in hand is finished and saved."""
 
     def __init__(self) -> None:
         self.number = 0
 
     def __enter__(self) -> "Signals":
         self.old = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in NUMBERS:
             try:
                 self.old[number] = signal.signal(number, self._note)
             except ValueError:  # not the main thread: whoever runs us handles signals

@@ -1,0 +1,37 @@
+"""Training on several processes, when one of them is gone."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from cxrlib.errors import CxrError
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others before it gives them up (our decision). The slowest thing that one of them does alone
+must fit in: saving, or reading from a busy disk. torch's own default is half an hour of an idle machine."""
+
+SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out", "Connection refused")
+"""What gloo's errors say when a process has died (its connections close at once) or hangs. They have no class of their own."""
+
+
+@contextlib.contextmanager
+def company(folder: Path) -> Iterator[None]:
+    """One line in place of a traceback where another process of a training is gone.
+
+    Raises:
+        CxrError: Another process died, or did not answer for `PATIENCE`. Without it no step can be computed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not together or not (isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in SIGNS)):
+            raise
+        raise CxrError(
+            f"another process of this training died or does not answer (process {torch.distributed.get_rank()} of "
+            f"{torch.distributed.get_world_size()} noticed): the last saved state stays in {folder}; the same command goes on "
+            "from there, with as many processes or with another number"
+        ) from error
