@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from cxrlib import bench_clarity
+from cxrlib import bench_clarity, bench_training
 from cxrlib.bench_lt_vit import bench_lt_vit
 from cxrlib.data.timing import bench_store
 from cxrlib.errors import CxrError
@@ -94,6 +94,7 @@ def bench(device: str = "cpu", *, quick: bool = False) -> dict:
             device, size=64 if quick else 512, step_size=64 if quick else 224, batch=batch // 2, pairs=2 if quick else pairs,
             memory_batch=1 if quick else 4,
         ),
+        "training": bench_training.bench_training(device, quick=quick) if device == "cuda" else None,
     }
 
 
@@ -114,6 +115,7 @@ def as_text(readings: dict) -> str:
          f"{lt_vit['explicit_s_per_image']:.3f} s an image"),
         ("  and its peak memory", f"{lt_vit['explicit_memory_ratio']:.3f}x", "none", f"{lt_vit['explicit_mib']:.1f} MiB"),
         *bench_clarity.as_rows(readings["clarity"]),
+        *bench_training.as_rows(readings["training"]),
     ]  # fmt: skip
     head = (
         f"{where['device']}, {where['cpus']} CPUs, {where['torch_threads']} torch threads, {where['system']}, "

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from cxrlib import cli, stopwatch
+from cxrlib import bench_training, cli, stopwatch
 from cxrlib.bench_lt_vit import written_out
 from cxrlib.models import LabelTokenViT
+from cxrlib.training.meter import Speed
 
 
 def test_pieces_of_work_are_timed_in_turn():
@@ -59,6 +60,7 @@ def test_the_command_prints_ratios_and_writes_them(tmp_path, capsys):
     assert clarity["maps"]["memory_ratio"] == clarity["maps"]["maps_mib"] / clarity["maps"]["stacked_mib"] > 0
     assert f"{clarity['step']['ratio']:.3f}x the time" in said and clarity["step"]["ratio"] > 0
     assert stored["store"]["png_ms"] > stored["store"]["store_ms"] > 0
+    assert stored["training"] is None and "not measured: no CUDA device was at hand" in said
     assert stored["machine"]["cpus"] >= 1 and stored["machine"]["versions"]["torch"]
 
 
@@ -66,3 +68,29 @@ def test_a_device_that_is_not_there_is_refused(capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.main(["bench", "--device", "cuda"]) == 2
     assert "--device cpu" in capsys.readouterr().err
+
+
+def test_four_models_are_trained_from_memory_and_from_the_store():
+    """The mechanism, on a CPU with small images: what a GPU would be asked."""
+    readings = bench_training.bench_training("cpu", quick=True)
+    assert len(readings) == 1 and set(readings[0]["models"]) == {"timm", "vit", "lt_vit", "clarity"}
+    for found in readings[0]["models"].values():
+        assert found["images_per_s"] > 0 and found["store_images_per_s"] > 0 and 0 <= found["data_wait"] <= 1
+        assert found["mfu"] is None and found["peak_mib"] is None  # not known on a CPU, and not made up
+    assert readings[0]["models"]["timm"]["over_timm"] == 1
+    rows = bench_training.as_rows(readings)
+    assert len(rows) == 8 and "64 px, batch 2" in rows[0][0] and "CLARiTy, all losses" in rows[6][0]
+
+
+def test_the_ratios_are_taken_round_by_round():
+    speeds = {"memory": [Speed(10, 0.0, 0.1), Speed(30, 0.0, 0.3), Speed(20, 0.0, 0.2)], "peak_mib": float("nan")}
+    speeds["store"] = [Speed(9, 0.1, 0.1), Speed(15, 0.5, 0.1), Speed(20, 0.0, 0.2)]
+    timm = {"memory": [Speed(20, 0, 0.1), Speed(30, 0, 0.1), Speed(80, 0, 0.1)]}
+    found = bench_training.summary(speeds, timm)
+    assert found["images_per_s"] == 20 and found["over_timm"] == 0.5 and found["store_over_memory"] == 0.9
+    assert found["data_wait"] == 0.1 and found["mfu"] == 0.2 and found["peak_mib"] is None
+
+
+def test_without_a_gpu_the_row_says_not_measured():
+    (what, value, *_), = bench_training.as_rows(None)
+    assert "GPU" in what and value.startswith("not measured")
