@@ -244,6 +244,8 @@ def test_a_run_is_a_teacher(store, rows, tmp_path, capsys):
     torch.testing.assert_close(logits.logits(1, training[:5]), said_BC, atol=2e-3, rtol=2e-3)
     with pytest.raises(CxrError, match="no run folder"):
         load_teacher(tmp_path)
+    # A student's card asks the logits whose work is in them; random weights trained on this data: the data's providers alone.
+    assert logits.meta["origins"] == [["data", "nih", "NIH: unrestricted, with attribution", ""]]
 
 
 def test_timms_weights_come_with_their_licence(tmp_path, monkeypatch, capsys):
