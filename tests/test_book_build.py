@@ -234,6 +234,14 @@ def test_a_comparisons_section_says_what_the_file_says():
     assert "1,800 test images of 600 patients; seeds 0, 1" in text
 
 
+def test_training_on_a_gpu_is_told_or_said_to_be_unmeasured():
+    (line,) = _extension().training_rows(None)
+    assert "not measured" in line
+    found = {"images_per_s": 2512.3, "over_timm": 0.7123, "mfu": 0.417, "peak_mib": 9123.4, "store_over_memory": 0.981}
+    (line,) = _extension().training_rows([{"size": 224, "batch": 128, "compiled": True, "models": {"clarity": found}}])
+    assert "2512 images/s, 0.712 of timm's, MFU 41.7%, peak 9123 MiB; from the store 0.981" in line and "224 px, batch 128, compiled" in line
+
+
 def test_every_stored_result_is_on_the_results_page(html):
     page = BeautifulSoup((html / "chapters" / "back" / "results.html").read_text(), "html.parser").get_text()
     for file in sorted((ROOT / "data" / "results").glob("*/result.json")):
@@ -258,5 +266,7 @@ def test_every_stored_result_is_on_the_results_page(html):
         assert f"{bench['store']['ratio']:.0f} times faster" in page and f"{bench['step']['ratio']:.3f}" in page
         if "clarity" in bench:
             assert f"{bench['clarity']['maps']['maps_over_none']:.3f}" in page and f"{bench['clarity']['step']['ratio']:.3f}" in page
+        if not bench.get("training"):
+            assert "not measured: no CUDA device was at hand" in page
         for ratio in ("time_ratio", "memory_ratio", "explicit_time_ratio", "explicit_memory_ratio") if "lt_vit" in bench else ():
             assert f"{bench['lt_vit'][ratio]:.3f}" in page
