@@ -3,7 +3,7 @@
     FOLDER/model.safetensors     the best weights
     FOLDER/config.json           all that is needed to build the model and to show it an image
     FOLDER/README.md             the model card: see card.py
-    FOLDER/evaluation/*.csv      the tables behind the card
+    FOLDER/evaluation/           the tables behind the card, as CSV
 
     python -m cxrlib publish RUN FOLDER
     model, findings, preprocessing = publishing.load("FOLDER")
