@@ -596,9 +596,9 @@ def unpickles(source: str) -> list[str]:
             found += [node.module] if (node.module or "").split(".")[0] in UNPICKLERS else []
             found += [f"{node.module}.load" for alias in node.names if (node.module, alias.name) in {("torch", "load"), ("torch", "hub")}]
         elif isinstance(node, ast.Attribute):
-            name = ast.unparse(node)
-            found += [name] if name in ("torch.load", "torch.jit.load", "torch.package") or name.startswith("torch.hub.") else []
-            found += [name] if name.endswith((".read_pickle", ".load_state_dict_from_url")) else []
+            owner = ast.unparse(node.value) if node.attr in ("load", "package", "hub") else ""
+            found += [f"{owner}.{node.attr}"] if owner in ("torch", "torch.jit") else []
+            found += [node.attr] if node.attr in ("read_pickle", "load_state_dict_from_url") else []
         elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             found += ["allow_pickle"] if not (isinstance(node.value, ast.Constant) and node.value.value is False) else []
         elif isinstance(node, ast.keyword) and node.arg == "weights_only":
