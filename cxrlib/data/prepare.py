@@ -31,7 +31,7 @@ from cxrlib.errors import CxrError
 from cxrlib.workers import in_order
 
 BLOCK = 64  # images; at 512 px a block is 16 MiB, of which two a worker are in memory at most
-TABLE_BYTES = 600  # an image's rows of journal and index while both are there, measured: 450 with NIH's 14 findings
+TABLE_BYTES = 400  # an image in journal and index while both are there; 165 with short names, and paths may be long
 INVERT = ("never", "auto", "always")
 
 
