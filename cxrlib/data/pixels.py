@@ -40,9 +40,14 @@ class Pixels:
         out_BYX = np.empty((len(rows), *self.shape[1:]), np.uint8)
         size = self.shape[1] * self.shape[2]
         bytes_ = memoryview(out_BYX.reshape(-1))
-        for place, row in enumerate(np.asarray(rows).tolist()):
-            if not 0 <= row < len(self):
-                raise IndexError(f"row {row} of {len(self)} images")
+        rows = np.asarray(rows).tolist()
+        outside = [row for row in rows if not 0 <= row < len(self)]
+        if outside:
+            raise IndexError(f"row {outside[0]} of {len(self)} images")
+        if hasattr(os, "posix_fadvise"):  # the disk may fetch the whole batch at once, instead of one image after the other
+            for row in rows:
+                os.posix_fadvise(self._handle, row * size, size, os.POSIX_FADV_WILLNEED)
+        for place, row in enumerate(rows):
             try:
                 got = self._read(bytes_[place * size : (place + 1) * size], row * size)
             except OSError as error:
