@@ -18,7 +18,7 @@ def gather(images_NYX: np.ndarray, rows: Sequence[int] | np.ndarray) -> np.ndarr
         images_NYX: `ImageStore.images_NYX`, or any array.
         rows: Row numbers.
     """
-    file, rows = images_NYX.base, np.asarray(rows)
+    file, rows = getattr(images_NYX, "base", None), np.asarray(rows)
     is_ours = isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED")
     if is_ours and len(rows) and 0 <= rows.min() and rows.max() < len(images_NYX):  # numpy has a better word for wrong rows
         for start, length in page_ranges(rows, images_NYX[0].nbytes):
