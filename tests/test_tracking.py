@@ -165,6 +165,19 @@ def test_the_machine_is_described_without_its_name(runs):
     assert made["memory_gib"] is None or made["memory_gib"] > 0
 
 
+def test_speed_and_machine_are_those_of_the_log(runs, tmp_path, capsys):
+    """A run that moved: the last start says where it is; its speed is the median of what the steps have noted."""
+    shutil.copytree(runs / "plain", tmp_path / "run")
+    gpus = {"processes": 2, "gpus": ["Some GPU", "Some GPU"], "cpu": "Some CPU"}
+    added = [{"event": "step", "step": step, "loss": 1.0, "images_per_s": rate} for step, rate in ((1, 10.0), (2, 400.0), (3, 500.0), (4, None))]
+    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in [*added, {"event": "start", "step": 3} | gpus])
+    row = row_of(read_tracked(tmp_path / "run", "run"))
+    assert row["images_per_s"] == 400 and row["machine"] == "2 x Some GPU"
+    result = json.loads((runs / "plain" / "result.json").read_text())
+    assert row_of(by_name(runs)["plain"])["images_per_s"] == result["images_per_s"]  # fewer than 50 steps: none was logged
+
+
 def test_the_table_has_a_line_for_each_run_and_sorts(runs, capsys):
     assert cli.main(["runs", str(runs), "--sort", "validation"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -280,6 +293,30 @@ def test_a_resumed_run_has_one_curve(tmp_path):
     assert curves(board)["train/loss"] == expected and len(list(board.iterdir())) == 3
     looking.Reload()
     assert [(point.step, point.value) for point in looking.Scalars("train/loss")] == expected
+
+
+def test_training_writes_the_curves_while_it_runs_and_a_resumed_run_has_them_once(store, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    real, calls, shown = loop.end_epoch, 0, {}
+
+    def looks(run, seconds):
+        nonlocal calls, shown
+        calls += 1
+        if calls == 3:  # two epochs are behind, the third is not in the log
+            shown = curves(tmp_path / "run" / "tensorboard")
+            raise RuntimeError("power cut")
+        real(run, seconds)
+
+    monkeypatch.setattr(loop, "end_epoch", looks)
+    with pytest.raises(RuntimeError):
+        train(MU, store, tmp_path / "run", device="cpu", tensorboard=True)
+    assert [step for step, _ in shown["epoch/loss"]] == [2, 4]
+    monkeypatch.setattr(loop, "end_epoch", real)
+    words = ["train", "mu", "--epochs", "3", "--data", str(store), "--out", str(tmp_path / "run"), "--device", "cpu", "--tensorboard"]
+    assert cli.main(words) == 0
+    log = by_name(tmp_path)["run"].events("epoch")
+    shown = curves(tmp_path / "run" / "tensorboard")
+    assert shown["epoch/loss"] == [(line["step"], pytest.approx(line["loss"])) for line in log] and len(log) == 3
 
 
 def test_an_event_file_does_not_name_the_computer(tmp_path):
