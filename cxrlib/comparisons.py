@@ -266,6 +266,40 @@ def clarity_helpers() -> Comparison:
     )
 
 
+def full_cpu() -> Comparison:
+    """The whole recipe at the largest size that a CPU was given: 11,107 training images, GMML, a teacher, twelve epochs.
+
+    The cohort is another than the ladder's (seed 1), so nothing was ever tuned on its test patients. The teacher is the finished `cpu`
+    run of the ladder's cohort.
+    """
+    start, shared = "gmml:clarity_cpu", {"epochs": 12, "warmup_epochs": 0.5}
+
+    def longer(row: Row) -> Row:
+        return dataclasses.replace(row, recipe=dataclasses.replace(row.recipe, **shared), start=start)
+
+    rows = (
+        longer(clarity_row("clarity_full", "CLARiTy, whole", maps=(*OWN_MAPS, "grad_cam"))),
+        longer(plain_row("vit_full", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention"))),
+        longer(plain_row("lt_vit_full", "LT-ViT", "lt_vit", ("label_attention", "grad_cam"), n2=1, token_std=0.02)),
+    )
+    return Comparison(
+        "full_cpu",
+        "The whole recipe on 16,000 phantoms: GMML, teacher, distillation",
+        "What do the three models reach with all that belongs to the recipe, on a CPU?",
+        rows,
+        "clarity_full",
+        (
+            *LT_COMMANDS,
+            "python -m cxrlib train cpu --data STORE --out TEACHER",
+            "python -m cxrlib phantom COHORT_1 --n 16000 --size 192 --seed 1 --prevalence enriched",
+            "python -m cxrlib prepare COHORT_1 STORE_1 --size 96",
+            "python -m cxrlib priors make STORE_1 PRIORS_1 --source phantom --phantom COHORT_1",
+            "python -m cxrlib compare full_cpu --data STORE_1 --priors PRIORS_1 --teacher TEACHER --out FOLDER",
+        ),
+        ("clarity_full", "fused"),
+    )
+
+
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
-    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml, clarity_ladder, every_map, clarity_helpers)
+    make.__name__: make for make in (lt_vit_rivals, lt_vit_rivals_gmml, lt_vit_layers, starts, label_counts, nih_mini_gmml, clarity_ladder, every_map, clarity_helpers, full_cpu)
 }
