@@ -15,7 +15,7 @@ import torch
 
 from cxrlib import bench_clarity, bench_training
 from cxrlib.bench_lt_vit import bench_lt_vit
-from cxrlib.data.timing import bench_store
+from cxrlib.data import timing
 from cxrlib.errors import CxrError
 from cxrlib.io import write_json
 from cxrlib.phantom import images_per_second
@@ -80,11 +80,13 @@ def bench(device: str = "cpu", *, quick: bool = False) -> dict:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise CxrError("no CUDA device is at hand: use --device cpu")
-    store = bench_store(n=4 if quick else 24)
+    store = timing.bench_store(n=4 if quick else 24)
+    reading = timing.bench_reading(**dict(n=64, read=64, repeats=1) if quick else {})
     batch, pairs = (64, 30) if device == "cuda" else (2, 11)
     return {
         "machine": machine(device),
         "store": store._asdict() | {"goal": "at least 50"},
+        "reading": timing.as_json(reading),
         "phantom": {"images_per_s": images_per_second(n=4 if quick else 100), "goal": "at least 60"},
         "step": bench_step(device, batch=1 if quick else batch, pairs=2 if quick else pairs),
         "lt_vit": bench_lt_vit(
@@ -104,6 +106,7 @@ def as_text(readings: dict) -> str:
     rows = [
         ("store read against PNG decode", f"{store['ratio']:.0f}x faster", store["goal"],
          f"{store['store_ms']:.4f} ms against {store['png_ms']:.1f} ms per 1024-px file"),
+        *timing.as_rows(store, readings["reading"]),
         ("phantom at 224 px", f"{phantom['images_per_s']:.0f} images/s", phantom["goal"], "one process, files and masks written"),
         ("ViT-S/16 training step against timm's", f"{step['ratio']:.3f}x the time", step["goal"],
          f"{step['ours_images_per_s']:.1f} against {step['timm_images_per_s']:.1f} images/s, batch {step['batch']}"),
