@@ -28,7 +28,7 @@ def settings(run: TrackedRun) -> dict[str, Any]:
 def differences(runs: Sequence[TrackedRun]) -> dict[str, list[Any]]:
     """Setting -> its value in each run, for every setting that is not the same in all. None: the run does not say."""
     each = [settings(run) for run in runs]
-    names = list(dict.fromkeys(name for one in each for name in one))
+    names = sorted(dict.fromkeys(name for one in each for name in one), key=lambda name: PARTS.index(name.split(".")[0]))
     values = {name: [one.get(name) for one in each] for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
@@ -91,7 +91,7 @@ def draw(runs: Sequence[TrackedRun]) -> "Figure":
     shown = [run for run in runs if run.epochs]
     if not shown:
         raise CxrError("none of these runs has finished an epoch: there is no curve to draw yet")
-    panels = [("val_macro_auroc", "Validation macro AUROC"), ("loss", "Training loss")]
+    panels = [("val_macro_auroc", "Validation macro AUROC"), ("loss", "Training loss, each by its own objective")]
     panels = panels if any(not run.pretraining for run in shown) else panels[1:]
     rows = -(-len(shown) // 3)  # of the legend
     fig = Figure(figsize=(3.9 * len(panels) + 0.2, 3.3 + 0.22 * rows), layout="constrained")
