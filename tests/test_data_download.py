@@ -146,17 +146,18 @@ def test_a_broken_connection_goes_on_where_it_broke(server, tmp_path, etags):
 def test_tries_count_from_the_last_progress_and_the_next_run_goes_on(server, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "TRIES", 2)
     server.plan = ["status 503", "break 100000", "status 503", "status 503 0"]
-    with pytest.raises(CxrError, match="a.bin did not come, 2 times in a row .*503 Service Unavailable.*0.00 of 0.00 GB are kept"):
+    with pytest.raises(CxrError, match="a.bin did not come, 2 times in a row .*503 Service Unavailable.*; 0.1 MB of 1.0 MB are kept"):
         fetch(source_of(server), tmp_path / "a.bin")
     fetch(source_of(server), tmp_path / "a.bin")
     assert server.asked[-1]["Range"] == "bytes=100000-" and only_file(tmp_path).read_bytes() == BODY
 
 
 def test_503_twice_is_waited_for(server, tmp_path, monkeypatch):
-    waits = []
+    waits, said = [], []
     monkeypatch.setattr(transfer, "_sleep", waits.append)
     server.plan = ["status 503", "status 503 7"]
-    fetch(source_of(server), tmp_path / "a.bin")
+    fetch(source_of(server), tmp_path / "a.bin", say=said.append)
+    assert len(said) == 2 and said[1].endswith("answered 503 Service Unavailable; next try in 7 s")
     assert only_file(tmp_path).read_bytes() == BODY and waits == [0.001, 7.0]
 
 
@@ -269,7 +270,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(CxrError, match="a did not come, 8 times in a row .*refused.*check the network"):
+    with pytest.raises(CxrError, match=r"a did not come, 8 times in a row .127.0.0.1:\d+: Connection refused.: check the network"):
         fetch(Source("a", None, "", f"http://127.0.0.1:{port}/a"), tmp_path / "a")
     with pytest.raises(CxrError, match="no http or https address"):
         fetch(Source("a", None, "", "file:///etc/hostname"), tmp_path / "a")
@@ -564,5 +565,10 @@ def test_chexpert_is_one_line(capsys, tmp_path):
     assert main(["download", "chexpert"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and CHEXPERT in said and "register" in said
+    (tmp_path / "file").touch()
+    assert main(["download", "nih", str(tmp_path / "file")]) == 2
+    assert "is a file: name a folder to write to" in capsys.readouterr().err
+    assert main(["download", "nih", str(tmp_path / "file" / "inner")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
     assert main(["download", "nih"]) == 2
     assert "needs a folder to write to" in capsys.readouterr().err

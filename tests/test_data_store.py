@@ -364,6 +364,9 @@ def test_a_folder_without_images_and_bad_settings(tmp_path):
     studies = read_nih(write_nih(tmp_path / "nih", images=False))
     with pytest.raises(CxrError, match="no image of the table"):
         prepare(studies, tmp_path / "store", size=32)
+    (tmp_path / "file").touch()
+    with pytest.raises(CxrError, match="file is a file: name a folder"):
+        prepare(read_nih(write_nih(tmp_path / "nih3")), tmp_path / "file", size=32)
     for wrong in (dict(size=0), dict(size=32, workers=0), dict(size=32, invert="maybe")):
         with pytest.raises(CxrError):
             prepare(read_nih(write_nih(tmp_path / "nih2")), tmp_path / "store", **wrong)

@@ -1,4 +1,4 @@
-"""Asking the disks for room before the work begins."""
+"""Asking for a folder and for room on its disk before the work begins."""
 
 import os
 import shutil
@@ -27,3 +27,19 @@ def check_space(needs: Mapping[Path, int], *, advice: str) -> None:
             raise CxrError(
                 f"{min(folders)} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free: free some space, {advice}"
             )
+
+
+def make_folder(folder: str | os.PathLike) -> Path:
+    """Makes a folder to write to, if it is not there.
+
+    Raises:
+        CxrError: A file of that name is there, or the system refuses.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise CxrError(f"{path} is a file: name a folder to write to")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CxrError(f"the folder {path} cannot be made ({error.strerror}): name another one") from None
+    return path

@@ -23,7 +23,7 @@ from pathlib import Path
 import filelock
 from tqdm import tqdm
 
-from cxrlib.data.disks import check_space
+from cxrlib.data.disks import check_space, make_folder
 from cxrlib.data.transfer import Source, bytes_kept, checksums, fetch
 from cxrlib.data.unpack import count, unpack
 from cxrlib.errors import CxrError
@@ -88,8 +88,7 @@ def download(
         CxrError: Too little space, another download at work in `out`, a link of `out` that leads nowhere, or what `fetch` and
             `unpack` raise.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     chosen = _choose(list(files if files is not None else read_files()), only)
     try:
         with filelock.FileLock(out / ".download.lock", timeout=0):
@@ -119,7 +118,7 @@ def _download(out: Path, chosen: list[Source], keep_archives: bool, progress: bo
             if target.exists():
                 _compare(target, source, noted.get(source.name, {}), checksums(target))
             else:
-                found = fetch(source, target, tick=bar.update)
+                found = fetch(source, target, tick=bar.update, say=lambda line: bar.write(line, file=sys.stderr))
                 _compare(target, source, noted.get(source.name, {}), found)
                 noted[source.name] = {"bytes": target.stat().st_size, **found}
             noted.setdefault(source.name, {"bytes": target.stat().st_size, **checksums(target)})

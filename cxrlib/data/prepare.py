@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cxrlib.data.folders import read_folder
 from cxrlib.data.frames import fit
-from cxrlib.data.disks import check_space
+from cxrlib.data.disks import check_space, make_folder
 from cxrlib.data.images import decode
 from cxrlib.data.journal import Journal, Kept
 from cxrlib.data.polarity import looks_inverted
@@ -87,8 +87,7 @@ def prepare(
         raise CxrError(
             f"no image of the table lies in {studies.root}: put images/ there, or run doctor on it"
         )
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     job = _job(studies, size, invert)
     if (out / "store.json").exists():
         store = ImageStore.open(out, verify="quick")

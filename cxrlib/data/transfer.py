@@ -50,13 +50,20 @@ class _BrokenError(Exception):
         self.wait = wait
 
 
-def fetch(source: Source, target: Path, *, tick: Callable[[int], object] = lambda n: None) -> dict[str, str]:
+def fetch(
+    source: Source,
+    target: Path,
+    *,
+    tick: Callable[[int], object] = lambda n: None,
+    say: Callable[[str], object] = lambda line: None,
+) -> dict[str, str]:
     """Fetches one file, or the rest of it, and checks it.
 
     Args:
         source: What to fetch.
         target: Where it goes. Its folder must exist.
         tick: Called with the number of bytes that came; a negative number where bytes had to be given up.
+        say: Called with a line before each pause.
 
     Returns:
         The file's checksums, as `checksums` gives them.
@@ -69,7 +76,7 @@ def fetch(source: Source, target: Path, *, tick: Callable[[int], object] = lambd
         raise CxrError(f"{source.url!r} of {source.name} is no http or https address: correct the list of files")
     part = target.with_name(target.name + ".part")
     for last in (False, True):
-        joined = _receive(source, part, tick)
+        joined = _receive(source, part, tick, say)
         found = checksums(part)
         wrong = _mismatch(source, part.stat().st_size, found)
         if not wrong:
@@ -110,7 +117,7 @@ def _mismatch(source: Source, size: int, found: dict[str, str]) -> str:
     return ""
 
 
-def _receive(source: Source, part: Path, tick: Callable[[int], object]) -> bool:
+def _receive(source: Source, part: Path, tick: Callable[[int], object], say: Callable[[str], object]) -> bool:
     """Connects until `part` is whole. Whether it was joined from more than one piece."""
     best, idle = _kept(part)[0], 0
     while True:
@@ -122,12 +129,14 @@ def _receive(source: Source, part: Path, tick: Callable[[int], object]) -> bool:
         # Against the most that ever came: a server without Range may break at the same byte for ever.
         best, idle = (have, 0) if have > best else (best, idle + 1)
         if idle >= TRIES:
-            whole = f" of {source.size / 1e9:.2f}" if source.size else ""
+            whole = f" of {_amount(source.size)}" if source.size else ""
             raise CxrError(
                 f"{source.name} did not come, {TRIES} times in a row ({problem}): check the network and run the same "
-                f"command again; {have / 1e9:.2f}{whole} GB are kept"
+                f"command again; {_amount(have)}{whole} are kept"
             )
-        _sleep(max(min(PAUSE_S * 2 ** max(idle - 1, 0), 30 * PAUSE_S), problem.wait))
+        pause = max(min(PAUSE_S * 2 ** max(idle - 1, 0), 30 * PAUSE_S), problem.wait)
+        say(f"{source.name}: {problem}; next try in {pause:.0f} s")
+        _sleep(pause)
 
 
 def _connect(source: Source, part: Path, tick: Callable[[int], object]) -> bool:
@@ -196,7 +205,7 @@ def _open(source: Source, have: int, note: dict, part: Path, tick: Callable[[int
                 f"the certificate of {urlsplit(source.url).netloc} cannot be verified ({reason.verify_message}): set the "
                 "clock, or name your proxy's certificates in SSL_CERT_FILE"
             ) from None
-        raise _BrokenError(_words(reason)) from None
+        raise _BrokenError(f"{urlsplit(source.url).netloc}: {_words(reason)}") from None
 
 
 def _check_rest(answer, have: int, note: dict, part: Path, tick: Callable[[int], object]) -> None:
@@ -260,4 +269,8 @@ def _note_of(part: Path) -> Path:
 def _words(error: object) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {TIMEOUT_S:.0f} s"
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
