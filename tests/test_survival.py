@@ -518,6 +518,24 @@ def test_the_images_of_a_step_without_a_loss_are_named(store, tmp_path, monkeypa
     assert failed["step"] == 6 and failed["images"] == expected and failed["loss"] == "nan"
 
 
+def test_the_images_of_a_pretraining_s_step_without_a_loss_are_named(store, tmp_path, monkeypatch):
+    from cxrlib.pretraining import loop as pretraining_loop
+
+    real, seen = pretraining_loop.step, []
+
+    def poisoned(run, rows, steps):
+        seen.append([run.store.table["image"][row] for row in rows])
+        loss, *rest = real(run, rows, steps)
+        return (float("nan") if len(seen) == 3 else loss, *rest)
+
+    monkeypatch.setattr(pretraining_loop, "step", poisoned)
+    with pytest.raises(CxrError) as stopped:
+        pretrain(pretraining_recipes.get("gmml", "mu"), store, tmp_path / "run", device="cpu")
+    assert f"begin with {', '.join(seen[2][:3])};" in str(stopped.value)
+    (failed,) = lines(tmp_path / "run", "failed")
+    assert failed["step"] == 3 and failed["images"] == seen[2]
+
+
 # Lost data
 
 

@@ -114,10 +114,13 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 rows = run.rows[order[number * recipe.batch : (number + 1) * recipe.batch]]
                 loss, norm, extras = step(run, rows[fabric.global_rank :: fabric.world_size], steps)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
+                    names = list(run.store.table["image"].iloc[rows])
+                    if main:
+                        run.log.write(event="failed", step=progress.step + 1, loss=str(loss), grad_norm=str(norm), images=names)
                     raise CxrError(
                         f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {progress.step + 1}, so "
                         f"pre-training cannot go on: the last good state stays in {run.folder}; lower the learning rate, or "
-                        "look at the data"
+                        f"look at the data (that step's images begin with {', '.join(names[:3])}; log.jsonl names them all)"
                     )
                 progress.step += 1
                 progress.loss_sum += loss

@@ -21,6 +21,9 @@ SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
 def company(folder: Path) -> Iterator[None]:
     """One line in place of a traceback where another process of a training is gone.
 
+    That is tested with gloo, on CPUs. With NCCL, on GPUs, torch's own watchdog may end the process after `PATIENCE` before an error
+    reaches us, and then in its own words (not measured).
+
     Raises:
         CxrError: Another process died, or did not answer for `PATIENCE`. Without it no step can be computed.
     """
