@@ -1,6 +1,7 @@
 """Runs as they are listed, compared and shown in TensorBoard; a run folder says which machine made it."""
 
 import dataclasses
+import errno
 import json
 import math
 import shutil
@@ -24,6 +25,7 @@ from cxrlib.tracking.events import EventFile, scalars
 from cxrlib.tracking.folders import find_runs, read_tracked
 from cxrlib.tracking.table import COLUMNS, row_of, sort_runs
 from cxrlib.training import loop, train
+from cxrlib.training.lock import hold, is_held
 from cxrlib.training.machine import machine
 from cxrlib.training.runs import Log
 
@@ -112,7 +114,7 @@ def test_a_process_that_holds_the_folder_is_running_and_no_other_may_begin(runs,
     """The lock is free as soon as the process is gone, even by kill -9."""
     run = tmp_path / "run"
     shutil.copytree(runs / "died", run)
-    script = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    script = "import fcntl, sys, time; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", script, str(run / ".lock")], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
@@ -125,6 +127,25 @@ def test_a_process_that_holds_the_folder_is_running_and_no_other_may_begin(runs,
     assert read_tracked(run, "run").state == "died"
     assert train(MU, store, run, device="cpu")["epochs"] == 3
     assert read_tracked(run, "run").state == "finished"
+
+
+def test_a_file_system_without_locks_hinders_no_training_and_the_state_is_left_open(runs, store, tmp_path, monkeypatch):
+    import fcntl
+
+    def none(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    shutil.copytree(runs / "died", tmp_path / "run")
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert read_tracked(tmp_path / "run", "run").state == "unfinished"
+    assert train(MU, store, tmp_path / "run", device="cpu")["epochs"] == 3
+
+
+def test_a_process_may_begin_again_where_it_was_interrupted(tmp_path):
+    first, second = hold(tmp_path), hold(tmp_path)
+    assert first is second and is_held(tmp_path)
+    del first, second
+    assert is_held(tmp_path) is False and is_held(tmp_path / "nowhere") is False
 
 
 def test_the_last_start_or_stop_tells_a_stopped_run_from_a_dead_one(runs, tmp_path):

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from cxrlib.errors import CxrError
 from cxrlib.io import read_json
 from cxrlib.recipes import Recipe
+from cxrlib.training.lock import is_held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,14 +155,9 @@ def state_of(folder: Path, lines: list[dict]) -> str:
 
     A copy of a folder is not locked: what runs elsewhere looks dead in its copy.
     """
-    if (folder / ".lock").exists():  # runs of older versions have none, and none of them is running now
-        try:
-            with FileLock(folder.resolve() / ".lock", timeout=0):
-                pass
-        except Timeout:
-            return "running"
-        except (OSError, NotImplementedError):
-            return "unfinished"
+    held = is_held(folder)
+    if held is None or held:
+        return "unfinished" if held is None else "running"
     last = [line["event"] for line in lines if line.get("event") in ("start", "stop")][-1:]
     return "stopped" if last == ["stop"] else "died"
 

@@ -17,13 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 import cxrlib
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import atomic_write, read_json, sha256_of, write_json
 from cxrlib.recipes import Recipe
+from cxrlib.training.lock import hold
 from cxrlib.training.machine import machine
 
 
@@ -76,9 +75,7 @@ def start_or_resume(folder: Path, recipe: Recipe, store: ImageStore) -> None:
     }
     if (folder / "run.json").exists():
         _same_or_raise(folder, _filled(read_json(folder / "run.json")), identity)
-        lock = hold(folder)
-        if lock is not None:
-            lock.release()  # `Log` takes it for as long as the run lasts
+        hold(folder)  # let go at once: `Log` takes it for as long as the run lasts
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CxrError(f"{folder} is not empty and holds no run: choose another --out")
@@ -139,27 +136,6 @@ def read_run(folder: str | Path) -> dict:
     if "method" in stored["recipe"]:
         raise CxrError(f"{folder} is a pre-training, which scores nothing: train with --weights {folder}/encoder.safetensors")
     return stored | {"recipe": Recipe.from_json(stored["recipe"])}
-
-
-def hold(folder: Path) -> FileLock | None:
-    """Takes the lock of a run folder; the system frees it when the process is gone, however it went.
-
-    A scheduler may start a job again before the old one is quite dead, and two processes would spoil one another's files.
-
-    Returns:
-        The lock, held for as long as the object lives; None where the file system knows no locks.
-
-    Raises:
-        CxrError: Another process holds it.
-    """
-    lock = FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise CxrError(f"another process is training in {folder}: wait until it has ended, or choose another --out") from None
-    except (OSError, NotImplementedError):
-        return None
-    return lock
 
 
 class Log:
