@@ -58,6 +58,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server: Server = self.server
         server.asked.append(dict(self.headers))
         step, _, amount = (server.plan.pop(0) if server.plan else "").partition(" ")
+        if self.path.startswith("/moved/"):  # as Box does, to an address that serves for a short time
+            self.send_response(302)
+            self.send_header("Location", server.url + self.path.removeprefix("/moved/"))
+            self.end_headers()
+            return
         body = server.files.get(self.path.strip("/"))
         if step == "status":
             code, _, after = amount.partition(" ")
@@ -141,6 +146,13 @@ def test_a_broken_connection_goes_on_where_it_broke(server, tmp_path, etags):
     fetch(source_of(server), tmp_path / "a.bin", tick=ticks.append)
     assert only_file(tmp_path).read_bytes() == BODY and sum(ticks) == len(BODY) and min(ticks) > 0
     assert server.asked[1]["Range"] == "bytes=300000-" and ("If-Range" in server.asked[1]) == etags
+
+
+def test_a_redirected_address_is_resumed_too(server, tmp_path):
+    server.plan = ["", "break 300000"]
+    fetch(source_of(server, url=server.url + "moved/a.bin"), tmp_path / "a.bin")
+    assert only_file(tmp_path).read_bytes() == BODY
+    assert [asked.get("Range") for asked in server.asked] == [None, None, "bytes=300000-", "bytes=300000-"]
 
 
 def test_tries_count_from_the_last_progress_and_the_next_run_goes_on(server, tmp_path, monkeypatch):

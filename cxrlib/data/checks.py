@@ -51,8 +51,8 @@ def check_twelve_folders(folder: Path) -> list[Complaint]:
             ERROR,
             f"only {len(there)} of NIH's 12 image folders are there, {some(missing, limit=12)} missing or "
             "empty",
-            "download and unpack the missing archives; or, if a part is meant, move its images into one "
-            "folder images/",
+            f"python -m cxrlib download nih {folder} fetches the missing ones; or, if a part is meant, move its "
+            "images into one folder images/",
         )
     ]
 
