@@ -27,6 +27,7 @@ NAMES = [
     "13_segment_cam",
     "14_four_mask_losses",
     "15_distillation",
+    "16_full_training",
     "17_from_maps_to_boxes",
     "18_are_the_maps_true",
     "19_the_ablation_ladder",

@@ -1,8 +1,10 @@
-"""The Slurm script that ships with the library: its grammar, its command, and what it does when its time is nearly up."""
+"""The Slurm script that ships with the library, and the commands of chapter 16: what nobody here can run is at least parsed."""
 
 import argparse
+import importlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from cxrlib import recipes
-from cxrlib.training.cli import add_parser
+from cxrlib.cli import COMMANDS
+from cxrlib.pretraining import recipes as pretraining_recipes
 
 SCRIPT = Path(str(files("cxrlib.training") / "slurm.sbatch"))
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this machine")
@@ -31,6 +34,13 @@ SCONTROL = '#!/bin/bash\nif [ "$1" = show ]; then echo first; echo second; else 
 def test_bash_reads_it():
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
     assert SCRIPT.read_text().startswith("#!/bin/bash\n")
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    """The words after `python -m cxrlib`, read by the command's own parser; a word that it does not know ends the test."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(COMMANDS[words[0]][0]).add_parser(parser.add_subparsers())
+    return parser.parse_args(words)
 
 
 def begin(folder: Path) -> subprocess.Popen:
@@ -65,9 +75,7 @@ def test_its_command_is_one_that_train_and_torchrun_know(tmp_path):
     assert job.wait(timeout=20) == 0
     words = (tmp_path / "words").read_text().splitlines()
     middle = words.index("cxrlib")
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(words[middle + 1 :])
+    args = parsed(words[middle + 1 :])
     assert args.recipe == "lt_vit_small_224" and recipes.get(args.recipe).weights == ""
     assert (args.data, args.out, args.weights, args.device) == ("store", str(tmp_path / "run"), "gmml.safetensors", "cuda")
     from torch.distributed.run import get_args_parser
@@ -101,3 +109,24 @@ def test_it_asks_for_what_it_uses():
     gpus = re.search(r"GPUS=\$\{GPUS:-(\d+)\}", SCRIPT.read_text())[1]
     assert asked["gpus-per-node"] == gpus and asked["signal"].startswith("B:USR1@") and "requeue" in asked
     assert asked["ntasks-per-node"] == "1"
+
+
+def test_every_command_of_the_chapter_is_one_that_the_library_knows():
+    """Words, recipes, and that whatever a command reads was written by one before it."""
+    text = (Path(__file__).parent.parent / "chapters" / "16_full_training.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, flags=re.S) for line in block.splitlines()]
+    lines = [line.split(" -m cxrlib ")[1] for line in lines if " -m cxrlib " in line]
+    assert len(lines) > 15
+    made = set()
+    for line in lines:
+        words = shlex.split(line)
+        args = parsed(words)
+        if words[0] == "train":
+            assert recipes.get(args.recipe)
+        if words[0] == "pretrain":
+            assert pretraining_recipes.get(args.method, args.recipe)
+        needed = {word for word in words[1:] if re.match(r"(STORE|RUNS/|LOGITS|PRIORS|NIH$)", word)}
+        out = getattr(args, "out", None)
+        missing = {word for word in needed - {out} if not any(word == m or word.startswith(f"{m}/") for m in made)}
+        assert not missing, f"{line}: {missing} was not made before"
+        made.add(out)

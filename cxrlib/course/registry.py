@@ -23,9 +23,11 @@ TITLES: dict[int, str] = {
     13: "SegmentCAM: foreground and background",
     14: "The four mask losses",
     15: "Distillation",
+    16: "Full training: one flag, from two cores to many GPUs",
     17: "From maps to boxes: scoring localization",
     18: "Are the maps true?",
     19: "The ablation ladder",
+    20: "Model card and capstone",
 }
 """Chapter titles; `course.start` prints them, and a test compares them with each chapter's own heading."""
 
