@@ -5,6 +5,7 @@ import json
 import math
 import threading
 import time
+import types
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from cxrlib.training import train
 from cxrlib.training.compiled import compile_layers
 from cxrlib.training.meter import PEAK_TFLOPS, Meter, peak_flops
 from cxrlib.training.recompute import RecomputedBlock, recompute_layers
+from cxrlib.training.setup import find_precision
 
 KINDS = {"vit": {}, "lt_vit": {"n2": 1}, "clarity": {}, "timm": {"name": "convnextv2_atto"}}
 
@@ -134,6 +136,16 @@ def test_the_peak_belongs_to_the_name(monkeypatch, name, tflops):
     names = list(PEAK_TFLOPS)
     for i, short in enumerate(names):
         assert not any(short in longer for longer in names[i + 1 :]), f"{short} hides a longer name after it"
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "32-true"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")])
+def test_bf16_only_where_a_gpu_computes_in_it(monkeypatch, capability, precision):
+    """A T4 (7.5) would imitate it: torch can make such tensors there, and says that bf16 is supported."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(major=capability[0], minor=capability[1]))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert find_precision("cuda") == precision and find_precision("cpu") == "32-true"
 
 
 def made(kind: str, **sizes) -> torch.nn.Module:

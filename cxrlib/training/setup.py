@@ -173,6 +173,11 @@ def find_device(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def find_precision(accelerator: str) -> str:
+    """Fabric's name of bf16 where a GPU computes in it, else of float32. Older GPUs (Colab's T4) only imitate bf16, slowly."""
+    return "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
 def make_fabric(device: str, devices: int, *, batch: int) -> Fabric:
     """Lightning Fabric for one process or many (its own, or torchrun's); bf16 where CUDA computes in it.
 
@@ -182,13 +187,12 @@ def make_fabric(device: str, devices: int, *, batch: int) -> Fabric:
     accelerator = find_device(device)
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise CxrError(f"{devices} CUDA devices were asked for, {torch.cuda.device_count()} are at hand: lower --devices")
-    precision = "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     nodes = 1
     if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun, which says how many there are
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     strategy = DDPStrategy(timeout=company.PATIENCE) if devices * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=find_precision(accelerator))
     fabric.launch()
     if batch % fabric.world_size:
         raise CxrError(f"a batch of {batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")
