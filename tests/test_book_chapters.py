@@ -31,6 +31,7 @@ NAMES = [
     "17_from_maps_to_boxes",
     "18_are_the_maps_true",
     "19_the_ablation_ladder",
+    "20_model_card_and_capstone",
 ]
 
 

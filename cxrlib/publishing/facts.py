@@ -184,7 +184,7 @@ def command_of(recipe: Recipe) -> str:
             words.append(f"--{flag} {getattr(recipe, flag)}")
     if recipe.weights != base.weights:
         words.append(f"--weights {recipe.published()['weights']}")
-    words += [f"--{flag} {flag.upper()}" for flag in ("priors", "teacher") if getattr(recipe, flag)]
+    words += [f"--{flag} {place}" for flag, place in (("priors", "PRIORS"), ("teacher", "LOGITS")) if getattr(recipe, flag)]
     if recipe.findings != base.findings:
         words.append(f"--findings {','.join(recipe.findings)}")
     for flag, given, usual in (("option", recipe.options, base.options), ("loss", recipe.losses, base.losses)):
