@@ -40,7 +40,7 @@ from cxrlib.training.optim import make_ema, make_optimizer, set_lr
 from cxrlib.training.setup import make_fabric
 
 NOT_MEASURED = "not measured: no CUDA device was at hand"
-NAMES = {"timm": "timm's ViT-S/16", "vit": "our ViT-S/16", "lt_vit": "LT-ViT", "clarity": "CLARiTy, all losses"}
+NAMES = {"timm": "timm's ViT-S/16", "vit": "our ViT-S/16", "lt_vit": "LT-ViT", "clarity": "CLARiTy, all losses but the teacher's"}
 
 
 def recipes_at(size: int, priors: str) -> dict[str, Recipe]:
@@ -149,7 +149,7 @@ def bench_size(fabric: Fabric, *, size: int, batch: int, steps: int, rounds: int
         def from_store(turn: int) -> Iterator[Batch]:
             def all_epochs() -> Iterator[Batch]:
                 for epoch in itertools.count(100 * turn):
-                    yield from training_batches(store.images_NYX, store.labels_NC, np.arange(store.n), batch=batch, seed=0, epoch=epoch)
+                    yield from training_batches(store.pixels, store.labels_NC, np.arange(store.n), batch=batch, seed=0, epoch=epoch)
 
             return read_ahead(all_epochs(), pin=cuda)
 
@@ -223,7 +223,7 @@ def as_rows(readings: list[dict] | None) -> list[tuple[str, str, str, str]]:
         how = f"{reading['size']} px, batch {reading['batch']}{', compiled' if reading['compiled'] else ''}"
         for name, found in reading["models"].items():
             mfu = "" if found["mfu"] is None else f", MFU {found['mfu']:.1%}"
-            memory = "" if found["peak_mib"] is None else f", peak {found['peak_mib']:.0f} MiB"
+            memory = "" if found["peak_mib"] is None else f", peak {found['peak_mib']:.0f} MiB above weights and optimizer"
             goal = "at least 0.60 of timm's" if (name, reading["size"]) == ("clarity", 224) else "none"
             rows.append((f"training {NAMES[name]}, {how}", f"{found['images_per_s']:.1f} images/s", goal, f"{found['over_timm']:.3f}x timm's{mfu}{memory}"))
             rows.append(("  fed from the store", f"{found['store_over_memory']:.3f}x", "at least 0.95", f"{found['data_wait']:.1%} of the time waiting for data"))

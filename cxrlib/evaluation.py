@@ -85,7 +85,7 @@ def evaluate(
         raise CxrError(f"{run} has no {BEST} yet: let the training finish at least one epoch")
     model = recipe.build(len(findings))
     load_safetensors(model, run / BEST)
-    logits_NC = predict(model.to(where), store.images_NYX, rows, recipe=recipe, device=where)
+    logits_NC = predict(model.to(where), store.pixels, rows, recipe=recipe, device=where, batch=recipe.micro_batch)
     table = store.table.iloc[rows]
     scored = score(logits_NC, labels_NC[rows], table["patient"].to_numpy(), findings, resamples=resamples)
     best_epoch = int(read_json(run / "result.json")["best_epoch"]) if (run / "result.json").exists() else None

@@ -20,6 +20,7 @@
                                                     test_pretraining: ..._told_to_stop_...
     SIGUSR1 (Slurm's warning)                       test_one_signal_stops_both_... (here)
     a signal that reaches one of two processes      test_one_signal_stops_both_..., test_torchrun_... (here)
+    a stop while another process still saves        test_nobody_leaves_before_the_state_is_saved (here)
     a data store that is lost during the run        test_a_lost_store_... (here)
     two processes that train into one folder        test_tracking: test_a_process_that_holds_the_folder_...
     another number of processes                     test_a_run_moves_between_one_process_and_two (here)
@@ -469,6 +470,45 @@ def test_a_worker_that_hangs_is_given_up(store, tmp_path):
 
 def children(process: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+SLOW_SAVE = """
+import os, signal, sys, time
+import cxrlib, torch
+torch.set_num_threads(1)
+from cxrlib import cli
+from cxrlib.training import loop
+
+save, step, main, steps = loop.save_checkpoint, loop.train_step, os.environ.get("LOCAL_RANK", "0") == "0", 0
+
+def slow(*args, **options):
+    if steps >= 6:
+        time.sleep(7)  # Fabric looks every 5 seconds whether a process has ended, and then kills the rest
+    save(*args, **options)
+
+def told(*args, **options):
+    global steps
+    steps += 1
+    if steps == 6 and main:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(*args, **options)
+
+loop.save_checkpoint, loop.train_step = slow, told
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.timeout(180)  # two interpreters that import torch, and a slow save
+def test_nobody_leaves_before_the_state_is_saved(store, tmp_path):
+    """`--devices 2`, told to stop, the main process needs long to save: the other waits for it, or its end would kill the save."""
+    (tmp_path / "slow.py").write_text(SLOW_SAVE)
+    words = ["train", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--device", "cpu", "--devices", "2"]
+    path = os.pathsep.join([str(Path(cxrlib.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "slow.py"), *words], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path
+    )
+    assert done.returncode == 128 + signal.SIGTERM and "stopped after step" in done.stdout, done.stdout + done.stderr
+    assert read_tensors(tmp_path / "run" / "last.safetensors")[1]["step"] >= 6
 
 
 @pytest.mark.timeout(180)  # three interpreters that import torch

@@ -43,7 +43,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def begin(folder: Path) -> subprocess.Popen:
+def begin(folder: Path, *, more: str | None = "--weights gmml.safetensors") -> subprocess.Popen:
     """The script at work among stand-ins for Slurm's commands, once it has started its step."""
     (folder / "bin").mkdir()
     (folder / "run").mkdir()
@@ -52,8 +52,9 @@ def begin(folder: Path) -> subprocess.Popen:
         (folder / "bin" / name).chmod(0o755)
     env = os.environ | {
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "x",
-        "SLURM_JOB_NUM_NODES": "2", "RUN": str(folder / "run"), "STORE": "store", "WEIGHTS": "gmml.safetensors", "PYTHON": sys.executable,
+        "SLURM_JOB_NUM_NODES": "2", "RUN": str(folder / "run"), "STORE": "store", "PYTHON": sys.executable,
     }  # fmt: skip
+    env |= {} if more is None else {"MORE": more}
     job = subprocess.Popen(["bash", str(SCRIPT)], cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
     wait_for(folder / "words", job)
     return job
@@ -87,6 +88,18 @@ def test_its_command_is_one_that_train_and_torchrun_know(tmp_path):
     devices = int(launcher.nnodes) * int(launcher.nproc_per_node)
     assert recipes.get(args.recipe).batch % devices == 0
     assert not (tmp_path / "said").exists()  # finished: nobody was told to stop, nothing was put back
+
+
+@pytest.mark.parametrize(("more", "expected"), [("", None), ("--priors P --teacher T", None), (None, "/nih/runs/gmml/encoder.safetensors")])
+def test_only_the_words_asked_for_are_added(tmp_path, monkeypatch, more, expected):
+    """CLARiTy and the plain ViT keep their recipe's own start; LT-ViT's, the default, begins with GMML's encoder."""
+    monkeypatch.setenv("HOME", "")
+    job = begin(tmp_path, more=more)
+    (tmp_path / "finish").touch()
+    assert job.wait(timeout=20) == 0
+    words = (tmp_path / "words").read_text().splitlines()
+    args = parsed(words[words.index("cxrlib") + 1 :])
+    assert args.weights == expected and (args.priors, args.teacher) == (("P", "T") if more else (None, None))
 
 
 def test_a_warning_stops_the_training_and_puts_the_job_back(tmp_path):

@@ -120,6 +120,25 @@ def test_the_meter_counts_by_hand(monkeypatch):
     assert meter.total() == pytest.approx(speed)
 
 
+def test_time_outside_the_epochs_is_no_step(tmp_path, monkeypatch):
+    """Saving after an epoch is not taken out of steps in which it never was: images over seconds, as a stopwatch has them."""
+    from cxrlib.training import loop
+
+    store, spent, real = tiny_store(tmp_path / "data"), [], loop.train_step
+
+    def timed(*args, **options):
+        begun = time.monotonic()
+        try:
+            return real(*args, **options)
+        finally:
+            spent.append(time.monotonic() - begun)
+
+    monkeypatch.setattr(loop, "train_step", timed)
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *args, **options: time.sleep(0.5))
+    result = train(recipes.mu(), store.folder, tmp_path / "run", device="cpu")
+    assert result["images_per_s"] <= 16 * len(spent) / sum(spent) and result["data_wait"] <= 1
+
+
 def test_an_unknown_peak_gives_no_utilisation():
     assert math.isnan(peak_flops("cpu"))
     assert math.isnan(Meter(macs=50.0, peak=math.nan)._speed(8, 1, 2).mfu)
@@ -127,7 +146,7 @@ def test_an_unknown_peak_gives_no_utilisation():
 
 @pytest.mark.parametrize(
     ("name", "tflops"),
-    [("NVIDIA H200", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A10G", 125),
+    [("NVIDIA H200", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A10", 125), ("NVIDIA A10G", math.nan), ("NVIDIA A100 MIG 1g.5gb", math.nan),
      ("NVIDIA L4", 121), ("NVIDIA L40S", 362), ("Tesla T4", math.nan)],
 )  # fmt: skip
 def test_the_peak_belongs_to_the_name(monkeypatch, name, tflops):
@@ -151,7 +170,11 @@ def test_bf16_only_where_a_gpu_computes_in_it(monkeypatch, capability, precision
 def made(kind: str, **sizes) -> torch.nn.Module:
     torch.manual_seed(0)
     sizes = dict(image_size=32, patch_size=8, in_channels=1, num_classes=5, width=24, depth=2, heads=3, drop_path=0.3, stem="patch") | sizes
-    return build_model(kind, KINDS[kind], **sizes).train()
+    model = build_model(kind, KINDS[kind], **sizes).train()
+    with torch.no_grad():
+        for parameter in model.parameters():  # heads start at zero, and zeros equal zeros whatever a layer does
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
 
 
 def gradients(model: torch.nn.Module, img_BIYX: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -169,6 +192,7 @@ def test_recomputed_layers_give_the_same_bits(kind):
     forgetful = copy.deepcopy(model)
     recompute_layers(forgetful)
     (logits, grads), (again, grads_again) = gradients(model, img_BIYX), gradients(forgetful, img_BIYX)
+    assert logits.abs().max() > 0.1 and max(grad.abs().max() for grad in grads) > 0.1
     assert torch.equal(logits, again) and len(grads) == len(grads_again) > 10
     assert all(torch.equal(a, b) for a, b in zip(grads, grads_again))
     assert list(model.state_dict()) == list(forgetful.state_dict())
@@ -208,9 +232,10 @@ def test_compiled_layers_compute_the_same(kind):
     compiled = copy.deepcopy(model)
     compile_layers(compiled, backend="aot_eager")
     (logits, grads), (again, grads_again) = gradients(model, img_BIYX), gradients(compiled, img_BIYX)
-    torch.testing.assert_close(again, logits, rtol=1e-5, atol=1e-6)
+    assert logits.abs().max() > 0.1
+    torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-4)
     for a, b in zip(grads, grads_again, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * float(a.abs().max() + 1))
     assert list(model.state_dict()) == list(compiled.state_dict())
 
 

@@ -15,6 +15,7 @@ from cxrlib.models.weights import load_safetensors
 from cxrlib.recipes import Recipe
 from cxrlib.training.checkpoint import BEST
 from cxrlib.training.runs import read_run
+from cxrlib.training.setup import find_precision
 
 
 class Teacher(NamedTuple):
@@ -32,7 +33,12 @@ class Teacher(NamedTuple):
 
     @torch.inference_mode()
     def logits(self, img_B1YX: torch.Tensor) -> torch.Tensor:
-        """Its logits_BC for grey images from 0 to 1, of its own image size."""
+        """Its logits_BC for grey images from 0 to 1, of its own image size; in bf16 where a GPU computes in it."""
+        kind = img_B1YX.device.type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=find_precision(kind) == "bf16-mixed"):
+            return self._logits(img_B1YX)
+
+    def _logits(self, img_B1YX: torch.Tensor) -> torch.Tensor:
         return self.model(normalise(img_B1YX, mean=self.recipe.mean, std=self.recipe.std)).logits_BC.float()
 
 

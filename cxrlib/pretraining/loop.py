@@ -133,6 +133,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 if signals.caught(fabric):
                     save()
+                    fabric.barrier()  # see cxrlib.training.loop
                     bar.close()
                     if main:
                         run.log.write(event="stop", step=progress.step, signal=signals.number)
@@ -157,6 +158,8 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     }
     if main:
         write_json(run.folder / "result.json", result)
+    fabric.barrier()
+    if main:
         print(
             f"finished in {progress.seconds / 60:.1f} min; start from it with: "
             f"python -m cxrlib train RECIPE --weights {run.folder / ENCODER} ...",

@@ -9,6 +9,7 @@ from cxrlib.io import sha256_of
 from cxrlib.priors.check import as_table, check_priors, check_template
 from cxrlib.priors.sources import find_pspnet, phantom_source, pspnet_source, template_source
 from cxrlib.priors.store import PriorStore, make_priors
+from cxrlib.training.setup import find_device
 
 NAMELESS = "a template that looks at no image: its regions are nobody's anatomy"
 
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     make.add_argument("--weights", metavar="FILE", help="PSPNet's weights; otherwise where TorchXRayVision keeps them")
     make.add_argument("--findings", type=parse_findings, metavar="A,B,...", help="only these, for example chexpert11; otherwise all of the store's")
     make.add_argument("--size", type=int, default=64, help="side of the regions in pixels (default 64)")
-    make.add_argument("--device", default="cpu", help="where PSPNet runs: cpu or cuda")
+    make.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where PSPNet runs; auto: CUDA where there is one")
     check = parts.add_parser("check", help="how much of each box of a finding lies inside its region")
     check.add_argument("priors", nargs="?", help="a folder made by priors make; without it, the template against all of NIH's boxes")
     check.add_argument("store", nargs="?", help="the image store that the priors belong to")
@@ -48,7 +49,7 @@ def _make(args: argparse.Namespace) -> int:
         weights = find_pspnet(args.weights)
         details = {"weights_sha256": sha256_of(weights)}
         print(f"PSPNet's weights: {weights}, SHA-256 {details['weights_sha256']}")
-        structures_of = pspnet_source(store, args.size, weights, args.device)
+        structures_of = pspnet_source(store, args.size, weights, find_device(args.device))
     else:
         print(f"note: {NAMELESS}")
         structures_of = template_source(store, args.size)

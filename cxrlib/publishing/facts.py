@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cxrlib import recipes
+from cxrlib.data.checks import check_patients
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import read_json
@@ -97,9 +98,9 @@ def gather(run: str | Path, *, data: str | Path | None = None, model: nn.Module,
     train_val = store.table.iloc[np.asarray(store.where(split="train_val"))]
     kept_out = train_val["image"].isin(held)
     trained = train_val[~kept_out]
-    shared = set(trained["patient"]) & set(table["patient"])
-    if shared:
-        raise CxrError(f"{len(shared)} patients are in training and in test ({sorted(shared)[0]}): such scores cannot be published")
+    parts = {"training": trained, "validation": train_val[kept_out], "test": table}
+    for complaint in check_patients({name: dict(zip(part["image"], part["patient"])) for name, part in parts.items()}):
+        raise CxrError(f"{complaint.what}: such scores cannot be published; {complaint.mend}")
     origins = tuple(origins_of(run))
     return Facts(
         made=made,
@@ -109,7 +110,7 @@ def gather(run: str | Path, *, data: str | Path | None = None, model: nn.Module,
         scored=scored,
         counts={
             f"{name} {what}": count
-            for name, part in (("training", trained), ("validation", train_val[kept_out]), ("test", table))
+            for name, part in parts.items()
             for what, count in (("images", len(part)), ("patients", part["patient"].nunique()))
         },
         seen=_seen(trained),

@@ -89,7 +89,7 @@ def option(text: str) -> tuple[str, int | float | bool | str]:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; 0 when finished, 128 + signal when stopped by one."""
-    recipe = recipes.rehearsal(recipes.get(args.recipe)) if args.rehearsal else recipes.get(args.recipe)
+    recipe = recipes.get(args.recipe)
     names = ("epochs", "batch", "micro_batch", "lr", "seed", "weights", "model", "findings", "priors", "teacher")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     # Options and losses belong to a model: another model begins without the recipe's own.
@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     changes["options"] = (recipe.options if same else {}) | dict(args.option or ())
     changes["losses"] = (recipe.losses if same else {}) | dict(args.loss or ())
     recipe = dataclasses.replace(recipe, **changes)
+    if args.rehearsal:
+        recipe = recipes.rehearsal(recipe)
     options = run_options(args)
     from cxrlib.training import train
 

@@ -7,7 +7,9 @@ from step to step: the order of the images and their augmentation come from (see
 model from (seed, step).
 """
 
+import contextlib
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -22,7 +24,7 @@ from tqdm import tqdm
 
 from cxrlib.data.ahead import read_ahead
 from cxrlib.data.augment import augment, normalise, to_float
-from cxrlib.data.feed import Batch, training_batches
+from cxrlib.data.feed import Batch, epoch_order, training_batches
 from cxrlib.errors import CxrError
 from cxrlib.io import read_json, write_json
 from cxrlib.metrics import auroc, macro
@@ -93,14 +95,14 @@ class Told(NamedTuple):
     step: int
     """Its number, from 1."""
     lr: float
-    loss: Tensor
-    """Of the global batch."""
+    shared_3: Tensor
+    """Summed over the processes: the loss; the numbers of the signals that they were sent; how many were sent one."""
     norm: Tensor
     """Of the gradient, before clipping."""
-    signal: Tensor
-    """The largest number of a signal that any process was sent; 0: none."""
-    rows_B: Tensor
-    """The images that this process saw."""
+    epoch: int
+    """From 0."""
+    place: int
+    """The batch's number in its epoch, from 0."""
 
 
 def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
@@ -112,15 +114,13 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
 
     def save() -> None:
-        begun = time.monotonic()
-        progress.seconds = round(before + begun - started, 3)
+        progress.seconds = round(before + time.monotonic() - started, 3)
         progress.cpu_seconds = round(cpu_before + time.process_time() - cpu_started, 3)
         if main:
             save_checkpoint(
                 run.folder, model=run.model.module, ema=run.ema.module, optimizer=run.optimizer.optimizer,
                 progress=dataclasses.asdict(progress),
             )  # fmt: skip
-        meter.leave_out(time.monotonic() - begun)
 
     def settle() -> None:
         """Reads the newest step that was not read yet, and whether some process was told to stop."""
@@ -128,9 +128,11 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         if told is None:
             return
         read, told = told, None
-        loss, norm, signals.number = float(read.loss), float(read.norm), signals.number or int(read.signal)
+        (loss, number, sent), norm = read.shared_3.tolist(), float(read.norm)
+        signals.number = signals.number or (round(number / sent) if sent else 0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            names = list(run.store.table["image"].iloc[read.rows_B.numpy()])
+            rows = epoch_order(len(run.train_rows), seed=recipe.seed, epoch=read.epoch)[read.place * recipe.batch :][: recipe.batch]
+            names = list(run.store.table["image"].iloc[run.train_rows[rows]])
             images = ", ".join(names[:3])
             if main:
                 run.log.write(event="failed", step=read.step, loss=str(loss), grad_norm=str(norm), images=names)
@@ -143,10 +145,11 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         if main and read.step % 50 == 0:
             run.log.write(event="step", step=read.step, loss=loss, lr=read.lr, grad_norm=norm, **meter.read()._asdict())
         show(bar, progress, recipe, run.epoch_steps, loss)
-        heard = heard or int(read.signal) != 0
+        heard = heard or sent > 0
 
     def stopped() -> dict:
         save()
+        fabric.barrier()  # nobody leaves before the state is on disk: launchers kill the rest once one process has ended
         bar.close()
         if main:
             run.log.write(event="stop", step=progress.step, signal=signals.number)
@@ -159,15 +162,17 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
     bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None if main else True, dynamic_ncols=True)
     saved_at = time.monotonic()
-    with bar, signals:
+    with contextlib.ExitStack() as open_files, bar, signals:
         while progress.epoch < recipe.epochs and not early(progress, recipe):
             batches = training_batches(
                 run.store.pixels, run.labels_NC, run.train_rows, batch=recipe.batch, seed=recipe.seed,
                 epoch=progress.epoch, start=progress.step - progress.epoch * run.epoch_steps,
                 rank=fabric.global_rank, world=fabric.world_size,
             )  # fmt: skip
-            batches = read_ahead(batches, pin=fabric.device.type == "cuda")
-            for batch in meter.watch(batches, images=min(recipe.batch, len(run.train_rows))):
+            batches = itertools.islice(batches, max(run.epoch_steps - (progress.step - progress.epoch * run.epoch_steps), 0))
+            ahead = read_ahead(batches, pin=fabric.device.type == "cuda")
+            open_files.enter_context(contextlib.closing(ahead))  # the reader ends with the training, however that ends
+            for batch in meter.watch(ahead, images=min(recipe.batch, len(run.train_rows))):
                 lr = warmup_cosine(progress.step, steps=steps, warmup=warmup, peak=recipe.lr, floor=recipe.min_lr)
                 set_lr(run.optimizer, lr)
                 seed_step(recipe.seed, progress.step, fabric.global_rank)
@@ -179,14 +184,17 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 # The step before is read only now: a GPU has done it by now, and goes on with this one while we read.
                 settle()
                 stop = heard  # by what all processes have told up to the step before: all of them stop after the same step
-                told = Told(progress.step, lr, loss, norm, signals.shared(fabric), batch.rows_B)
+                place = progress.step - 1 - progress.epoch * run.epoch_steps
+                told = Told(progress.step, lr, share(fabric, loss, signals.number), norm, progress.epoch, place)
                 due = checkpoint_steps and progress.step % checkpoint_steps == 0
                 if stop or due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
                     settle()
                     if stop:
                         return stopped()
+                    begun = time.monotonic()
                     save()
                     saved_at = time.monotonic()
+                    meter.leave_out(saved_at - begun)
             settle()
             if heard:
                 return stopped()
@@ -207,6 +215,8 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     } | {name: value if math.isfinite(value) else None for name, value in speed._asdict().items()}
     if main:
         write_json(run.folder / "result.json", result)
+    fabric.barrier()
+    if main:
         print(
             f"finished in {progress.seconds / 60:.1f} min{speed_words(speed)}: validation macro AUROC {progress.best:.3f} after "
             f"epoch {progress.best_epoch}; score it with: python -m cxrlib evaluate {run.folder} --split test",
@@ -243,7 +253,7 @@ def train_step(
         done: Epochs trained before this step, with their fraction.
 
     Returns:
-        (loss of the global batch, norm of its gradient before clipping), on the device: reading them waits for it.
+        (this process's share of the global batch's loss, norm of its gradient before clipping), on the device: reading them waits.
     """
     total = torch.zeros((), device=fabric.device)
     parts = range(0, len(batch.img_BYX), recipe.micro_batch)
@@ -260,7 +270,19 @@ def train_step(
     norm = fabric.clip_gradients(model, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
     optimizer.step()
     optimizer.zero_grad()
-    return fabric.all_reduce(total, reduce_op="sum"), norm
+    return total, norm
+
+
+def share(fabric: Fabric, loss: Tensor, number: int) -> Tensor:
+    """What all processes must know of a step, in one sum that nobody waits for: see `Told.shared_3`.
+
+    torch's own all_reduce: Fabric's puts a barrier before it, at which the host would wait for the device.
+    """
+    sent = torch.full((2,), float(number), device=loss.device)  # filled on the device; a copy from the host would wait as well
+    shared_3 = torch.cat([loss.reshape(1), sent[:1], (sent[1:] > 0).float()])
+    if fabric.world_size > 1:
+        torch.distributed.all_reduce(shared_3)
+    return shared_3
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -274,7 +296,9 @@ def validate(run: Run) -> tuple[float, int]:
     share = -(-len(run.held_rows) // world)  # every process scores as many; the few at the end are scored twice
     rows = np.resize(run.held_rows, share * world)
     with run.fabric.autocast():
-        mine = predict(run.ema.module, run.store.pixels, rows[rank::world], recipe=run.recipe, device=run.fabric.device)
+        mine = predict(
+            run.ema.module, run.store.pixels, rows[rank::world], recipe=run.recipe, device=run.fabric.device, batch=run.recipe.micro_batch
+        )
     logits_NC = mine
     if world > 1:
         gathered_WSC = run.fabric.all_gather(torch.from_numpy(mine).to(run.fabric.device))

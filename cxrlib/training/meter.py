@@ -10,7 +10,7 @@ import torch
 T = TypeVar("T")
 
 PEAK_TFLOPS = {
-    "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "A800": 312, "A30": 165, "A40": 150, "A10G": 125,
+    "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "A800": 312, "A30": 165, "A40": 150,
     "A10": 125, "L40S": 362, "L40": 181, "L4": 121, "RTX A6000": 155, "RTX 6000 Ada": 364, "RTX 4090": 165, "RTX 3090": 71,
 }  # fmt: skip
 """Part of a GPU's name -> 10^12 dense bfloat16 operations per second, as its maker's data sheet says (without sparsity)."""
@@ -24,6 +24,8 @@ def peak_flops(device: torch.device | str) -> float:
     if torch.device(device).type != "cuda":
         return math.nan
     name = torch.cuda.get_device_name(device)
+    if "A10G" in name or "MIG" in name:  # another chip than the A10; a slice of a GPU
+        return math.nan
     return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), math.nan)
 
 
@@ -46,7 +48,8 @@ class Meter:
         peak: Operations per second of all devices together; NaN where it is not known, and then so is the MFU.
 
     Source: MFU as in PaLM (arXiv 2204.02311, appendix B): a training step counts as three forward passes, and what is computed
-    twice to save memory counts once. Beyond that rule: CLARiTy's pass over the background is not counted (it is 15 % of a step).
+    twice to save memory counts once. CLARiTy's pass over the
+    background is not counted.
     """
 
     def __init__(self, *, macs: float, peak: float) -> None:

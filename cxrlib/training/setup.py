@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -72,7 +73,8 @@ class Run:
 
     @property
     def epoch_steps(self) -> int:
-        return steps_per_epoch(len(self.train_rows), self.recipe.batch)
+        steps = steps_per_epoch(len(self.train_rows), self.recipe.batch)
+        return min(steps, self.recipe.epoch_steps or steps)
 
 
 def setup(
@@ -192,7 +194,11 @@ def make_fabric(device: str, devices: int, *, batch: int) -> Fabric:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     strategy = DDPStrategy(timeout=company.PATIENCE) if devices * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=find_precision(accelerator))
+    # Without torchrun we start the processes ourselves, inside a Slurm job too, where Fabric would expect srun to have done it.
+    own = [] if "LOCAL_WORLD_SIZE" in os.environ else [LightningEnvironment()]
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=find_precision(accelerator), plugins=own
+    )
     fabric.launch()
     if batch % fabric.world_size:
         raise CxrError(f"a batch of {batch} cannot be shared by {fabric.world_size} devices: choose a multiple as --batch")

@@ -8,7 +8,6 @@ import signal
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 
 NUMBERS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
@@ -37,15 +36,9 @@ class Signals:
         for number, handler in self.old.items():
             signal.signal(number, handler)
 
-    def shared(self, fabric: Fabric) -> Tensor:
-        """The largest number of a signal that any process was sent, 0 for none; on the device, so that nobody waits for it yet.
-
-        All must agree, or the others would wait for ever for the one that stops.
-        """
-        noted = torch.tensor(float(self.number), device=fabric.device)
-        return fabric.all_reduce(noted, reduce_op="max") if fabric.world_size > 1 else noted
-
     def caught(self, fabric: Fabric) -> bool:
-        """Whether any process was told to stop, read at once."""
-        self.number = int(self.shared(fabric))
+        """Whether any process was told to stop, read at once. All must agree, or the others would wait for ever for one that stops."""
+        if fabric.world_size > 1:
+            noted = torch.tensor(float(self.number), device=fabric.device)
+            self.number = int(fabric.all_reduce(noted, reduce_op="max"))
         return self.number != 0
