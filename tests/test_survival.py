@@ -117,20 +117,23 @@ def trains(recipe: recipes.Recipe, words: list[str], losses: str = "", at: int =
     process sends itself the signal `number`."""
     call_mu(recipe)
     company.PATIENCE = company.timedelta(seconds=patience)
-    real, calls = loop.train_step, 0
+    real, share, calls = loop.train_step, loop.share, 0
 
     def noting(*args, **options):
         nonlocal calls
         calls += 1
         if calls == at:
             os.kill(os.getpid(), number)
-        loss, norm = real(*args, **options)
+        return real(*args, **options)
+
+    def summed(*args):
+        shared_3 = share(*args)  # the loss of the global batch, over all processes
         if losses:
             with open(losses, "a") as file:
-                file.write(f"{float(loss)!r}\n")
-        return loss, norm
+                file.write(f"{float(shared_3[0])!r}\n")
+        return shared_3
 
-    loop.train_step = noting
+    loop.train_step, loop.share = noting, summed
     return cli.main(words)
 
 
