@@ -266,6 +266,8 @@ def test_every_stored_result_is_on_the_results_page(html):
         assert f"{bench['store']['ratio']:.0f} times faster" in page and f"{bench['step']['ratio']:.3f}" in page
         if "clarity" in bench:
             assert f"{bench['clarity']['maps']['maps_over_none']:.3f}" in page and f"{bench['clarity']['step']['ratio']:.3f}" in page
+        if "reading" in bench:
+            assert f"{bench['store']['prepare_cpu_ms']:.1f} ms" in page and f"{bench['reading']['disk_ms']:.3f} ms" in page
         if not bench.get("training"):
             assert "not measured: no CUDA device was at hand" in page
         for ratio in ("time_ratio", "memory_ratio", "explicit_time_ratio", "explicit_memory_ratio") if "lt_vit" in bench else ():
