@@ -23,6 +23,7 @@
     a stop while another process still saves        test_nobody_leaves_before_the_state_is_saved (here)
     a data store that is lost during the run        test_a_lost_store_... (here)
     two processes that train into one folder        test_tracking: test_a_process_that_holds_the_folder_...
+    an error that only the main process meets       test_what_stops_the_main_process_... (here)
     another number of processes                     test_a_run_moves_between_one_process_and_two (here)
     a file that would run code when it is read      test_nothing_is_unpickled (here)
 """
@@ -456,6 +457,17 @@ def test_a_lost_worker_ends_the_other_with_one_line_and_the_run_goes_on(pair, st
     assert end(two(STEADY, words, tmp_path / "said")) == [0, 0]
     assert "after step 6 of 20" in (tmp_path / "said.0").read_text()
     assert_same_run(pair, tmp_path / "run")
+
+
+@pytest.mark.timeout(120)
+def test_what_stops_the_main_process_stops_all_with_the_same_line(store, tmp_path):
+    """Only the main process opens the run folder; the others used to wait for it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("not a run")
+    assert end(two(STEADY, command(store, tmp_path / "run"), tmp_path / "said"), within=60) == [2, 2]
+    for rank in (0, 1):
+        said = (tmp_path / f"said.{rank}").read_text()
+        assert "is not empty and holds no run: choose another --out" in said and "Traceback" not in said
 
 
 @pytest.mark.timeout(120)

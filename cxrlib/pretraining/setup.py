@@ -16,6 +16,7 @@ from cxrlib.models.weights import start_from
 from cxrlib.pretraining.fields import PretrainRecipe
 from cxrlib.pretraining.methods import METHODS, Method
 from cxrlib.training.checkpoint import load_checkpoint, sweep
+from cxrlib.training.company import main_first
 from cxrlib.training.compiled import compile_layers
 from cxrlib.training.recompute import recompute_layers
 from cxrlib.training.runs import Log, start_or_resume
@@ -79,10 +80,12 @@ def setup(
         start_from(encoder, recipe.weights)
     method = METHODS[recipe.method](recipe)
     model, follower = method.build(encoder)
-    if fabric.global_rank == 0:
+
+    def begin() -> None:
         start_or_resume(folder, recipe, store)
         sweep(folder)
-    fabric.barrier()
+
+    main_first(fabric, begin)
     no_decay = {f"encoder.{name}" for name in encoder.no_weight_decay()}
     groups = param_groups_weight_decay(model, weight_decay=1.0, no_weight_decay_list=no_decay)
     for group in groups:
@@ -96,7 +99,6 @@ def setup(
     model, optimizer = fabric.setup(model, optimizer)
     saved = load_checkpoint(folder, model=model.module, ema=follower, optimizer=optimizer.optimizer)
     progress = Progress(**saved) if saved else Progress()
-    fabric.barrier()
     board = folder / "tensorboard" if tensorboard else None
-    log = Log(folder / "log.jsonl", keep=saved, tensorboard=board) if fabric.global_rank == 0 else None
+    log = main_first(fabric, lambda: Log(folder / "log.jsonl", keep=saved, tensorboard=board))
     return Run(recipe, method, store, rows, folder, fabric, model, follower, optimizer, progress, log)

@@ -1,11 +1,13 @@
 """Training on several processes, when one of them is gone."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from lightning_fabric import Fabric
 
 from cxrlib.errors import CxrError
 
@@ -15,6 +17,32 @@ must fit in: saving, or reading from a busy disk. torch's own default is half an
 
 SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out", "Connection refused")
 """What gloo's errors say when a process has died (its connections close at once) or hangs. They have no class of their own."""
+
+
+T = TypeVar("T")
+
+
+def main_first(fabric: Fabric, work: Callable[[], T]) -> T | None:
+    """Lets the main process do what only one may do, while the others wait; if it fails, all end with the same line.
+
+    Returns:
+        What `work` returned, for the main process; None for the others.
+
+    Raises:
+        CxrError: The main process could not do it. (That process raises what it met.)
+    """
+    done, fault = None, None
+    if fabric.global_rank == 0:
+        try:
+            done = work()
+        except (CxrError, OSError) as error:
+            fault = error
+    said = fabric.broadcast(str(fault) if fault else "") if fabric.world_size > 1 else ""
+    if fault:
+        raise fault
+    if said:
+        raise CxrError(said)
+    return done
 
 
 @contextlib.contextmanager

@@ -188,8 +188,8 @@ def _parse(line: str) -> dict | None:
 
 def _stays(line: dict, progress: dict | None) -> bool:
     """Whether a line is still true of a run that goes on after `progress` (None: from the beginning)."""
-    if line.get("event") in ("start", "stop"):
-        return True  # who worked on the run, and when, stays true
+    if line.get("event") in ("start", "stop", "failed"):
+        return True  # who worked on the run, and when, and what it died of, stays true
     if progress is None:
         return False
     if line.get("event") == "epoch":

@@ -22,6 +22,7 @@ from cxrlib.models.weights import start_from
 from cxrlib.recipes import Recipe
 from cxrlib.training import company
 from cxrlib.training.checkpoint import load_checkpoint, sweep
+from cxrlib.training.company import main_first
 from cxrlib.training.compiled import compile_layers
 from cxrlib.training.meter import Meter, peak_flops
 from cxrlib.training.objectives import Objective, make_objective
@@ -95,13 +96,15 @@ def setup(
         start_head_at_prevalence(model, labels_NC[train_rows])
         if hasattr(model, "start_at"):  # CLARiTy has a second head
             model.start_at(model.head.bias.detach().clone())
-    if fabric.global_rank == 0:
+
+    def begin() -> None:
         start_or_resume(folder, recipe, store)
         sweep(folder)
         if not (folder / "validation.csv").exists():
             with atomic_write(folder / "validation.csv") as file:
                 store.table.iloc[held_rows][["image", "patient"]].to_csv(file, index=False, lineterminator="\n")
-    fabric.barrier()
+
+    main_first(fabric, begin)
     optimizer = make_optimizer(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
     ema = make_ema(model, recipe.ema).to(fabric.device)
     peak = peak_flops(fabric.device) * fabric.world_size
@@ -113,9 +116,8 @@ def setup(
     model, optimizer = fabric.setup(model, optimizer)
     saved = load_checkpoint(folder, model=model.module, ema=ema.module, optimizer=optimizer.optimizer)
     progress = Progress(**saved) if saved else Progress()
-    fabric.barrier()
     board = folder / "tensorboard" if tensorboard else None
-    log = Log(folder / "log.jsonl", keep=saved, tensorboard=board) if fabric.global_rank == 0 else None
+    log = main_first(fabric, lambda: Log(folder / "log.jsonl", keep=saved, tensorboard=board))
     return Run(recipe, store, labels_NC, folder, fabric, model, objective, ema, optimizer, train_rows, held_rows, progress, log, meter)
 
 
