@@ -173,7 +173,7 @@ def bench_size(fabric: Fabric, *, size: int, batch: int, steps: int, rounds: int
                         batches.close()
         del works
     return {"size": size, "batch": batch, "steps": steps, "rounds": rounds, "compiled": compile} | {
-        "models": {name: summary(found, readings["timm"]) for name, found in readings.items()}
+        "models": {name: {"words": NAMES[name]} | summary(found, readings["timm"]) for name, found in readings.items()}
     }
 
 
@@ -225,6 +225,6 @@ def as_rows(readings: list[dict] | None) -> list[tuple[str, str, str, str]]:
             mfu = "" if found["mfu"] is None else f", MFU {found['mfu']:.1%}"
             memory = "" if found["peak_mib"] is None else f", peak {found['peak_mib']:.0f} MiB above weights and optimizer"
             goal = "at least 0.60 of timm's" if (name, reading["size"]) == ("clarity", 224) else "none"
-            rows.append((f"training {NAMES[name]}, {how}", f"{found['images_per_s']:.1f} images/s", goal, f"{found['over_timm']:.3f}x timm's{mfu}{memory}"))
+            rows.append((f"training {found['words']}, {how}", f"{found['images_per_s']:.1f} images/s", goal, f"{found['over_timm']:.3f}x timm's{mfu}{memory}"))
             rows.append(("  fed from the store", f"{found['store_over_memory']:.3f}x", "at least 0.95", f"{found['data_wait']:.1%} of the time waiting for data"))
     return rows

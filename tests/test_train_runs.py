@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from same_bits import assert_same_tensors
 from tiny_store import FINDINGS, tiny_store
 
 from cxrlib import recipes
@@ -49,11 +50,7 @@ def events(run: Path) -> list[dict]:
 
 def assert_same_run(a: Path, b: Path) -> None:
     """Weights, averaged weights, optimizer state, best weights, log: all bitwise equal."""
-    for name in ("last.safetensors", "best.safetensors"):
-        left, right = read_tensors(a / name)[0], read_tensors(b / name)[0]
-        assert set(left) == set(right) and len(left) > 10
-        for key in left:
-            assert torch.equal(left[key], right[key]), f"{name}: {key}"
+    assert_same_tensors(a, b)
     assert events(a) == events(b)
 
 

@@ -259,7 +259,6 @@ def training_rows(readings: list[dict] | None) -> list[str]:
     """How fast four models train on a GPU; one line that says so where there was none."""
     if readings is None:
         return ["| training at 224 and 512 px on a GPU, from memory and from the store | not measured: no CUDA device was at hand | CLARiTy at 224 px at least 0.60 of timm's ViT-S/16 |"]
-    names = {"timm": "timm's ViT-S/16", "vit": "our ViT-S/16", "lt_vit": "LT-ViT", "clarity": "CLARiTy, all losses"}
     rows = []
     for read in readings:
         how = f"{read['size']} px, batch {read['batch']}{', compiled' if read['compiled'] else ''}"
@@ -267,7 +266,7 @@ def training_rows(readings: list[dict] | None) -> list[str]:
             mfu = "–" if found["mfu"] is None else f"{found['mfu']:.1%}"
             memory = "–" if found["peak_mib"] is None else f"{found['peak_mib']:.0f} MiB"
             told = f"{found['images_per_s']:.0f} images/s, {found['over_timm']:.3f} of timm's, MFU {mfu}, peak {memory}; from the store {found['store_over_memory']:.3f}"
-            rows.append(f"| training {names[name]}: {how} | {told} | from the store at least 0.95{', of timm at least 0.60' if name == 'clarity' and read['size'] == 224 else ''} |")
+            rows.append(f"| training {found['words']}: {how} | {told} | from the store at least 0.95{', of timm at least 0.60' if name == 'clarity' and read['size'] == 224 else ''} |")
     return rows
 
 

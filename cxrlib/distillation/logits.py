@@ -176,7 +176,7 @@ def make_logits(
         draws_BK = torch.from_numpy(epoch_draws(len(rows), seed=seed, epoch=epoch)[chosen])
         parts = []
         for part in np.array_split(np.arange(len(chosen)), -(-len(chosen) // batch)):
-            img_BYX = torch.from_numpy(np.ascontiguousarray(images.images_NYX[rows[chosen[part]]])).to(device)
+            img_BYX = torch.from_numpy(images.pixels[rows[chosen[part]]]).to(device)
             img_BIYX, _ = augment(to_float(img_BYX), draws_BK[part].to(device), ranges)
             parts.append(teacher.logits(img_BIYX).cpu())
         logits_BC = torch.cat(parts).clamp(-60000, 60000).numpy().astype(np.float16)

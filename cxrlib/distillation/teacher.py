@@ -36,10 +36,7 @@ class Teacher(NamedTuple):
         """Its logits_BC for grey images from 0 to 1, of its own image size; in bf16 where a GPU computes in it."""
         kind = img_B1YX.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=find_precision(kind) == "bf16-mixed"):
-            return self._logits(img_B1YX)
-
-    def _logits(self, img_B1YX: torch.Tensor) -> torch.Tensor:
-        return self.model(normalise(img_B1YX, mean=self.recipe.mean, std=self.recipe.std)).logits_BC.float()
+            return self.model(normalise(img_B1YX, mean=self.recipe.mean, std=self.recipe.std)).logits_BC.float()
 
 
 def load_teacher(run: str | Path, *, device: str = "cpu") -> Teacher:

@@ -135,7 +135,7 @@ def _store(made: dict, scored: dict, data: str | Path | None) -> ImageStore:
 
 
 def _same_weights(run: Path, model: nn.Module, store: ImageStore, rows: np.ndarray, logits_NC: np.ndarray, recipe: Recipe) -> None:
-    again_NC = predict(model, store.images_NYX, rows[:CHECKED], recipe=recipe)
+    again_NC = predict(model, store.pixels, rows[:CHECKED], recipe=recipe)
     if again_NC.shape != logits_NC[:CHECKED].shape or np.abs(again_NC - logits_NC[:CHECKED]).max(initial=0) > CLOSE:
         raise CxrError(f"the evaluation of {run} is of other weights than its best ones: python -m cxrlib evaluate {run} --split test")
 
