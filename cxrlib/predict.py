@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from cxrlib.data.augment import normalise, to_float
-from cxrlib.data.gather import gather
 from cxrlib.recipes import Recipe
 
 
@@ -36,7 +35,7 @@ def predict(
     model.eval()
     parts = []
     for start in range(0, len(rows), batch):
-        img_BYX = torch.from_numpy(gather(images_NYX, rows[start : start + batch])).to(device)
+        img_BYX = torch.from_numpy(np.ascontiguousarray(images_NYX[rows[start : start + batch]])).to(device)
         img_BIYX = normalise(to_float(img_BYX), mean=recipe.mean, std=recipe.std)
         parts.append(model(img_BIYX).logits_BC.float().cpu().numpy())
     model.train(was_training)

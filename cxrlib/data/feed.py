@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from cxrlib.data.augment import DRAWS
-from cxrlib.data.gather import gather
 
 
 class Batch(NamedTuple):
@@ -82,7 +81,7 @@ def training_batches(
         labels_GC = labels_NC[rows[whole]]
         mine = whole[rank::world]
         yield Batch(
-            torch.from_numpy(gather(images_NYX, rows[mine])),
+            torch.from_numpy(np.ascontiguousarray(images_NYX[rows[mine]])),
             torch.from_numpy(np.ascontiguousarray(labels_NC[rows[mine]])),
             torch.from_numpy(draws_NK[mine]),
             torch.from_numpy(rows[mine].astype(np.int64)),

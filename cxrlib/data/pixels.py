@@ -1,7 +1,8 @@
 """The bytes of a store's images, read with plain reads.
 
-A memory map reads as fast, but when the file under it shrinks or its disk is lost, the system kills the process without a
-word. A read that fails can say so.
+A memory map reads as fast where its pages are in memory; where they are not, it waits for one after the other, while here the
+disk hears of the whole batch at once. And when the file under a map shrinks or its disk is lost, the system kills the process
+without a word. A read that fails can say so.
 """
 
 import os

@@ -15,8 +15,8 @@ How large. A byte a pixel, and about 200 bytes an image for the table:
 
 Where it does not fit in memory. images.u8 is mapped, not read: opening it costs nothing, several training processes of one
 machine share one copy, and the system keeps as much of it in memory as there is room for, giving pages up when others
-need them. With room for all of it, an epoch after the first reads no disk. With less, each batch asks for its pages at once
-(`cxrlib.data.gather`), so that random reading goes as fast as the disk: 0.14 ms per 224-px image on the disk of our
+need them. With room for all of it, an epoch after the first reads no disk. With less, each batch asks for its images at once
+(`cxrlib.data.pixels`), so that random reading goes as fast as the disk: 0.14 ms per 224-px image on the disk of our
 measurement, that is 7,000 images a second from one process, and far less from a spinning or a network disk; training's report
 of its waiting for data shows it. Then copy the store to a local SSD first, or prepare a smaller size.
 
