@@ -74,7 +74,7 @@ def run_folder(out: Path, row: Row, seed: int) -> Path:
 def train_row(
     row: Row, seed: int, *, data: Path, out: Path, device: str, priors: str = "", teacher: str = ""
 ) -> Path:
-    """Trains and scores one row with one seed, pre-training its start first if it has one. Finished steps are not repeated.
+    """Trains and scores one row with one seed, making its start first if it has one. Finished steps are not repeated.
 
     Args:
         row: What to train.
@@ -93,7 +93,7 @@ def train_row(
 
     recipe = dataclasses.replace(row.recipe, seed=seed)
     if row.start:
-        recipe = dataclasses.replace(recipe, weights=str(pretrained(row.start, seed, data=data, out=out, device=device)))
+        recipe = dataclasses.replace(recipe, weights=str(started(row.start, seed, data=data, out=out, device=device)))
     if recipe.model == "clarity":
         recipe = dataclasses.replace(recipe, priors=priors)
         if recipe.losses.get("teacher", 1):
@@ -135,12 +135,21 @@ def taught(teacher: str, recipe: Recipe, *, data: Path, out: Path, device: str) 
     return folder
 
 
-def pretrained(start: str, seed: int, *, data: Path, out: Path, device: str) -> Path:
-    """The encoder that a self-supervised start gives, trained on the same store's train_val images with the same seed."""
+def started(start: str, seed: int, *, data: Path, out: Path, device: str) -> Path:
+    """The weights that a start names, of the same seed: a finished row's, or an encoder's, pre-trained now on train_val's images.
+
+    Raises:
+        CxrError: That row was not trained in this folder.
+    """
     from cxrlib.pretraining import pretrain
     from cxrlib.pretraining.recipes import get
 
     method, _, name = start.partition(":")
+    if method == "run":
+        run = out / "runs" / f"{name}-seed{seed}"
+        if not (run / "result.json").exists():
+            raise CxrError(f"{run} is not finished: run the comparison that trains {name} with the same --out first")
+        return run / "best.safetensors"
     folder = out / "runs" / f"{method}-{name}-seed{seed}"
     result = pretrain(dataclasses.replace(get(method, name), seed=seed), data, folder, device=device)
     if "stopped" in result:

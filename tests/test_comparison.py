@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from tiny_store import tiny_store
 from cxrlib import cli, comparison, comparisons, recipes
 from cxrlib.comparisons import COMPARISONS, Comparison, Row
 from cxrlib.errors import CxrError
+from cxrlib.io import sha256_of
 from cxrlib.metrics import auroc, macro
-from cxrlib.models.weights import load_encoder
+from cxrlib.models.weights import fit_tokens, load_encoder
 from cxrlib.pretraining.recipes import get
 
 MU = dataclasses.replace(recipes.mu(), epochs=1)
@@ -85,14 +87,25 @@ def test_a_scoring_that_was_killed_half_way_is_done_again(out, store):
     assert last.exists() and comparison.gather(PAIR, out, (0, 1))["commits"]
 
 
+def test_a_row_may_go_on_from_another_row_of_the_same_seed(out, store, tmp_path):
+    row = PAIR.rows[0]
+    further = dataclasses.replace(row, name="further", start=f"run:{row.name}")
+    for seed in (0, 1):
+        weights = comparison.started(further.start, seed, data=store, out=out, device="cpu")
+        assert weights == comparison.run_folder(out, row, seed) / "best.safetensors" and weights.exists()
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    comparison.train_row(further, 1, data=store, out=tmp_path, device="cpu")
+    assert json.loads((comparison.run_folder(tmp_path, further, 1) / "run.json").read_text())["weights_sha256"] == sha256_of(weights)
+    with pytest.raises(CxrError, match="vit-seed7 is not finished: run the comparison that trains vit with the same --out first"):
+        comparison.train_row(further, 7, data=store, out=out, device="cpu")
+
+
 def test_a_row_that_was_not_scored_is_named(out, tmp_path):
     with pytest.raises(CxrError, match="vit-seed7 was not scored yet"):
         comparison.gather(PAIR, out, (0, 7))
 
 
 def test_rows_scored_on_other_images_are_refused(out, tmp_path):
-    import shutil
-
     shutil.copytree(out, tmp_path / "pair")
     path = tmp_path / "pair" / "runs" / "lt_vit-seed1" / "evaluation" / "test" / "predictions.npz"
     with np.load(path) as file:
@@ -125,8 +138,11 @@ def test_every_comparison_is_sound(name):
     assert made.name == name and len(set(names)) == len(names) and made.reference in names
     for row in made.rows:
         model = row.recipe.build(14)
-        if row.start:  # the encoder must fit the row, which would otherwise show only after the pre-training
-            method, _, start = row.start.partition(":")
+        method, _, start = row.start.partition(":")
+        if method == "run":  # the weights must fit the row, which would otherwise show only after the run before it
+            before = next(other for make in COMPARISONS.values() for other in make().rows if other.name == start)
+            model.load_state_dict(fit_tokens(model, before.recipe.build(14).state_dict()), strict=True)
+        elif row.start:  # and so must an encoder
             fresh = load_encoder(model, get(method, start).build().state_dict(), source=start)
             assert "head.weight" in fresh
     assert any(f"compare {name} " in command for command in made.commands)
