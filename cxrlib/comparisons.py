@@ -306,17 +306,13 @@ def full_cpu() -> Comparison:
 
 
 def full_cpu_192() -> Comparison:
-    """`full_cpu`'s CLARiTy goes on at 192 px, on a grid of 24 x 24 patches.
-
-    The teacher is left behind: it saw 96 px, and has nothing to say of what only 192 px show.
-    """
+    """`full_cpu`'s CLARiTy goes on at 192 px, on a grid of 24 x 24 patches: see `cxrlib.recipes.clarity_cpu_192`."""
     row = clarity_row("clarity_full_192", "CLARiTy, on at 192 px", start="run:clarity_full_early", maps=(*OWN_MAPS, "grad_cam"))
-    recipe = recipes.clarity_cpu_192()
     return Comparison(
         "full_cpu_192",
         "CLARiTy goes on at 192 px: the whole recipe on 16,000 phantoms",
         "What does a grid twice as fine give to the maps?",
-        (dataclasses.replace(row, recipe=dataclasses.replace(recipe, losses=recipe.losses | {"teacher": 0.0})),),
+        (dataclasses.replace(row, recipe=recipes.clarity_cpu_192()),),
         "clarity_full_192",
         (
             *FULL_COMMANDS,
