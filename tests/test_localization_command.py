@@ -88,6 +88,12 @@ def test_without_a_method_all_that_fit_are_in_one_table(places, capsys):
     assert "has no folder `masks`: give a phantom cohort" in capsys.readouterr().err
 
 
+def test_masks_of_another_cohort_are_refused(places, tmp_path, capsys):
+    write_cohort(tmp_path / "other", n=40, size=32, seed=77, prevalence="enriched", progress=False)
+    assert localize(places / "run", "--method", "centre", "--masks", tmp_path / "other", "--out", tmp_path / "no") == 2
+    assert "name the cohort that the store was prepared from" in capsys.readouterr().err
+
+
 def findings_with_two(places) -> list[str]:
     counts = truth_of(open_data(places / "store")).boxes["finding"].value_counts()
     return list(counts.index[:2])

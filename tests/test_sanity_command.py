@@ -58,6 +58,14 @@ def test_labels_are_dealt_out_anew_and_only_in_train_val(tmp_path, capsys):
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_masks_of_another_cohort_are_refused(cohort, tmp_path):
+    """Its films have the same names, and a mask for most of them."""
+    folder, store = cohort
+    write_cohort(tmp_path / "other", n=120, size=32, seed=4, prevalence="enriched", progress=False)
+    with pytest.raises(CxrError, match="of .*other is not the image in the store: name the cohort that the store was prepared from"):
+        lesion_pairs(store, tmp_path / "other", rows=np.arange(store.n))
+
+
 def test_pairs_are_of_one_film_per_patient_and_finding_and_carry_the_exact_mask(cohort):
     folder, store = cohort
     pairs = lesion_pairs(store, folder, rows=np.arange(store.n), per_finding=5, seed=1)

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.localization import sheet
 from cxrlib.localization.maps import MAP_METHODS, map_method
@@ -24,6 +25,7 @@ from cxrlib.localization.report import Report, Row, as_text, findings_of, fixed_
 from cxrlib.localization.runs import load_run, maps_of_model
 from cxrlib.localization.stream import ImageMaps, candidates, read_maps
 from cxrlib.localization.truth import Truth, open_data, truth_of
+from cxrlib.phantom.belongs import check_belongs
 from cxrlib.training.runs import data_of, git_commit, read_run, versions
 from cxrlib.training.setup import find_device
 
@@ -75,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         mask_of = read_annotations(args.masks).mask
     elif args.masks or (Path(data) / "phantom.json").is_file():
         mask_of = phantom_masks(args.masks or data)
+        if (Path(data) / "store.json").is_file():
+            check_belongs(args.masks, ImageStore.open(data))
     pairs = sheet.chosen_pairs(truth.boxes)
     kept: dict = {}
     about = {"split": args.split, "command": "localize", "versions": versions(), "commit": git_commit()}

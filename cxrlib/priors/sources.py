@@ -14,6 +14,7 @@ from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.io import sha256_of
 from cxrlib.phantom import STRUCTURES, read_masks
+from cxrlib.phantom.belongs import check_belongs
 from cxrlib.priors.template import template
 
 Structures = dict[str, np.ndarray]
@@ -48,16 +49,7 @@ def phantom_source(store: ImageStore, size: int, folder: str | Path) -> Source:
         CxrError: The folder is no phantom cohort, or not this store's.
     """
     folder = Path(folder)
-    if store.source != "phantom":
-        raise CxrError(f"the store's images are {store.source}'s, and only phantoms come with their anatomy: use pspnet or template")
-    if not (folder / "phantom.json").is_file():
-        raise CxrError(f"{folder} is no phantom cohort (no phantom.json): name the folder that the store was prepared from")
-    # Images of any two cohorts have the same names, so a few pixels must tell.
-    for row in np.unique(np.linspace(0, store.n - 1, min(store.n, 4)).round().astype(int)):
-        path = folder / "images" / store.table["image"].iloc[row]
-        drawn_YX = np.asarray(Image.open(path).resize((store.size,) * 2, Image.Resampling.BILINEAR)) if path.is_file() else None
-        if drawn_YX is None or not np.array_equal(drawn_YX, store.image(row)):
-            raise CxrError(f"{path.name} of {folder} is not the image in the store: name the cohort that the store was prepared from")
+    check_belongs(folder, store)
 
     def structures(rows: Sequence[int]) -> list[Structures]:
         found = []

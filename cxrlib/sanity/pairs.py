@@ -13,6 +13,7 @@ from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.findings import NIH_FINDINGS
 from cxrlib.localization.runs import maps_of_model
+from cxrlib.phantom.belongs import check_belongs
 from cxrlib.phantom.cohort import read_masks
 
 
@@ -60,11 +61,12 @@ def lesion_pairs(
         seed: Of the draw.
 
     Raises:
-        CxrError: There are no masks, or they have another size than the store.
+        CxrError: There are no masks, they are another cohort's, or they have another size than the store.
     """
     folder = Path(cohort) / "masks"
     if not folder.is_dir():
         raise CxrError(f"{cohort} has no masks: give the folder of a phantom cohort")
+    check_belongs(cohort, store)
     rng = np.random.default_rng(seed)
     names, patients = store.table["image"].to_numpy(), store.patients.astype(str)
     picked: list[tuple[int, str, np.ndarray]] = []
