@@ -22,13 +22,14 @@ from cxrlib import cli
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
 from cxrlib.models import build_model
+from cxrlib.models.cost import macs
 from cxrlib.models.vit import VisionTransformer
 from cxrlib.models.weights import start_from
 from cxrlib.pretraining import loop, pretrain, recipes
 from cxrlib.pretraining.clock import Clock, cosine
 from cxrlib.pretraining.dino import Dino, class_token, dino_loss, entropies, follow, next_centre
-from cxrlib.pretraining.gmml import Decoder, Gmml, block_mask, corrupt, kept_layers, l1_on_corrupted, rectangles
-from cxrlib.pretraining.methods import DinoMethod
+from cxrlib.pretraining.gmml import Decoder, Gmml, block_mask, corrupt, kept_layers, l1_on_corrupted, multiplied_mask, rectangles
+from cxrlib.pretraining.methods import METHODS, DinoMethod
 from cxrlib.pretraining.views import View, blur, crop, crop_boxes, draw_view
 from cxrlib.training.checkpoint import read_tensors
 from cxrlib.training.start import start_weights
@@ -67,6 +68,8 @@ def test_the_mask_is_the_one_that_laying_rectangles_until_enough_gives():
     box_BR4 = rectangles(torch.rand(9, R, 4, generator=numbers(1)), size=size)
     share_B = torch.tensor([0.0, 0.1, 0.3, 0.5, 0.62, 0.75, 0.9, 1.0, 0.5])
     mask_BYX = block_mask(box_BR4, share_B, size=size)
+    wanted_B = (share_B.double() * size[0] * size[1]).ceil().long()
+    assert torch.equal(multiplied_mask(box_BR4, wanted_B, size=size), mask_BYX)  # what a GPU computes
     for b in range(9):
         covered = np.zeros(size, bool)
         used = 0
@@ -541,17 +544,37 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_spares_the_last_good_stat
 
 @pytest.mark.parametrize("method", MU)
 def test_only_train_val_images_are_seen_and_all_of_them(store, tmp_path, monkeypatch, method):
-    real, seen = loop.step, []
+    real, seen = loop.batches, []
 
-    def notes(run, rows, steps):
-        seen.extend(rows.tolist())
-        return real(run, rows, steps)
+    def notes(run):
+        for batch in real(run):
+            np.testing.assert_array_equal(batch.img_BYX, run.store.images_NYX[batch.rows])
+            seen.extend(batch.rows.tolist())
+            yield batch
 
-    monkeypatch.setattr(loop, "step", notes)
+    monkeypatch.setattr(loop, "batches", notes)
     pretrain(dataclasses.replace(MU[method], epochs=1, batch=4), store, tmp_path / "run", device="cpu")
     table = ImageStore.open(store).table
     assert set(table["split"].iloc[seen]) == {"train_val"} and len(seen) == len(set(seen))
     assert len(seen) == (table["split"] == "train_val").sum() // 4 * 4
+
+
+@pytest.mark.parametrize("method", MU)
+def test_a_run_says_how_fast_it_was(whole, method):
+    done = json.loads((whole[method] / "result.json").read_text())
+    assert done["images_per_s"] > 0 and 0 <= done["data_wait"] < 1 and done["mfu"] is None  # a CPU has no MFU
+
+
+@pytest.mark.parametrize(("name", "passes"), [("gmml", 2.0), ("dino", 2 + 2 / 3)])
+def test_the_work_of_a_step_is_counted_over_all_views(name, passes):
+    """Each large view costs what the encoder costs, and what comes after it; DINO's small ones cost what small images do."""
+    recipe = recipes.get(name, "small_224")
+    encoder = recipe.build()
+    large = passes * macs(encoder)
+    small = 8 * macs(dataclasses.replace(recipe, image_size=96).build()) if name == "dino" else 0
+    method = METHODS[name](recipe)
+    counted = method.macs(method.build(encoder)[0])
+    assert 1.0 < counted / (large + small) < 1.05
 
 
 def test_labels_do_not_matter(whole, store, tmp_path, monkeypatch):

@@ -44,8 +44,8 @@ def rectangles(draws_BR4: Tensor, *, size: tuple[int, int], align: int = 1, larg
 def block_mask(box_BR4: Tensor, share_B: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Lays rectangle after rectangle until at least `share_B` of the pixels is covered.
 
-    `first` is the number of the first rectangle that covers a pixel: painting from the last to the first leaves it. After
-    rectangle k, the pixels with first <= k are covered; so k is the smallest number that at least n pixels do not exceed.
+    On the device that the rectangles are on: a processor paints them, which takes it a tenth of a second for 128 views of 224
+    pixels; a GPU would have to wait for that, and multiplies matrices instead. Both give the same mask.
 
     Args:
         box_BR4: At most 255 rectangles per image, see `rectangles`.
@@ -54,6 +54,18 @@ def block_mask(box_BR4: Tensor, share_B: Tensor, *, size: tuple[int, int]) -> Te
 
     Returns:
         mask_BYX, bool: True where corrupted.
+    """
+    wanted_B = (share_B.double() * size[0] * size[1]).ceil().long()
+    if box_BR4.device.type == "cpu":
+        return painted_mask(box_BR4, wanted_B, size=size)
+    return multiplied_mask(box_BR4, wanted_B, size=size)
+
+
+def painted_mask(box_BR4: Tensor, wanted_B: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """`block_mask` in one round of painting.
+
+    `first` is the number of the first rectangle that covers a pixel: painting from the last to the first leaves it. After
+    rectangle k, the pixels with first <= k are covered; so k is the smallest number that at least n pixels do not exceed.
     """
     (B, R, _), (Y, X) = box_BR4.shape, size
     first_BYX = np.full((B, Y, X), R, np.uint8)  # R: no rectangle covers the pixel
@@ -64,9 +76,32 @@ def block_mask(box_BR4: Tensor, share_B: Tensor, *, size: tuple[int, int]) -> Te
     numbers = R + 1
     image_B11 = np.arange(B)[:, None, None]
     pixels_BR = np.bincount((first_BYX + numbers * image_B11).ravel(), minlength=B * numbers).reshape(B, numbers)
-    wanted_B1 = np.ceil(share_B.double().numpy() * Y * X)[:, None]
-    last_B = (pixels_BR.cumsum(axis=1) < wanted_B1).sum(axis=1).clip(max=R - 1)
+    last_B = (pixels_BR.cumsum(axis=1) < wanted_B.numpy()[:, None]).sum(axis=1).clip(max=R - 1)
     return torch.from_numpy(first_BYX <= last_B[:, None, None])
+
+
+def multiplied_mask(box_BR4: Tensor, wanted_B: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """`block_mask` as a few products of matrices, without a loop over rectangles.
+
+    A pixel is covered if some rectangle spans both its row and its column: the product of the two tables counts how many do.
+    The number of the last rectangle is found by halving, all images at once.
+    """
+    (B, R, _), (Y, X) = box_BR4.shape, size
+    number_R, y_Y, x_X = (torch.arange(n, device=box_BR4.device) for n in (R, Y, X))
+    y0_BR1, x0_BR1, y1_BR1, x1_BR1 = (side_BR[..., None] for side_BR in box_BR4.unbind(dim=-1))
+    row_BRY = ((y0_BR1 <= y_Y) & (y_Y < y1_BR1)).float()
+    column_BRX = ((x0_BR1 <= x_X) & (x_X < x1_BR1)).float()
+
+    def covered(last_B: Tensor) -> Tensor:
+        laid_BRY = row_BRY * (number_R <= last_B[:, None])[..., None]
+        return laid_BRY.mT @ column_BRX > 0.5
+
+    low_B, high_B = torch.zeros_like(wanted_B), torch.full_like(wanted_B, R - 1)
+    for _ in range((R - 1).bit_length()):
+        middle_B = (low_B + high_B) // 2
+        enough_B = covered(middle_B).sum(dim=(1, 2)) >= wanted_B
+        low_B, high_B = torch.where(enough_B, low_B, middle_B + 1), torch.where(enough_B, middle_B, high_B)
+    return covered(low_B)
 
 
 def corrupt(
@@ -102,10 +137,11 @@ def corrupt(
     noise_share_B = share[0] + (share[1] - share[0]) * draws_B3[:, 1]
     donor_B = (torch.arange(B) + 1 + (draws_B3[:, 2] * (B - 1)).long()) % B
     box_BR4 = rectangles(torch.rand(B, RECTANGLES, 4, generator=generator), size=size, align=align)
-    mask_BYX = block_mask(box_BR4, torch.where(alien_B, alien_share, noise_share_B), size=size)
+    share_B = torch.where(alien_B, alien_share, noise_share_B)
+    mask_BYX = block_mask(box_BR4.to(img_BIYX.device), share_B.to(img_BIYX.device), size=size)
 
     noise_BIYX = torch.randn(img_BIYX.shape, generator=generator, device=generator.device if generator else img_BIYX.device)
-    alien_B, donor_B, mask_BYX = (value.to(img_BIYX.device) for value in (alien_B, donor_B, mask_BYX))
+    alien_B, donor_B = alien_B.to(img_BIYX.device), donor_B.to(img_BIYX.device)
     filling_BIYX = torch.where(alien_B[:, None, None, None], img_BIYX[donor_B], noise_BIYX.to(img_BIYX))
     return torch.where(mask_BYX[:, None], filling_BIYX, img_BIYX), mask_BYX
 

@@ -13,16 +13,20 @@ later training keeps for validation too: no label is read. The test list is neve
     result.json          written when the run is finished
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from cxrlib.data.ahead import read_ahead
 from cxrlib.data.augment import to_float
 from cxrlib.data.feed import epoch_order
 from cxrlib.errors import CxrError
@@ -32,7 +36,7 @@ from cxrlib.pretraining.fields import PretrainRecipe
 from cxrlib.pretraining.setup import Run, setup
 from cxrlib.training.checkpoint import save_checkpoint, write_tensors
 from cxrlib.training.company import company
-from cxrlib.training.loop import seed_step
+from cxrlib.training.loop import seed_step, speed_words
 from cxrlib.training.optim import set_lr, warmup_cosine
 from cxrlib.training.signals import Signals
 
@@ -84,11 +88,29 @@ def pretrain(
     return done
 
 
+class Batch(NamedTuple):
+    """One process's part of one global batch."""
+
+    img_BYX: torch.Tensor
+    """uint8, as stored."""
+    rows: np.ndarray
+    """Of the store, of the whole global batch."""
+
+
+def batches(run: Run) -> Iterator[Batch]:
+    """What is left of this epoch."""
+    recipe, progress, fabric = run.recipe, run.progress, run.fabric
+    order = epoch_order(len(run.rows), seed=recipe.seed, epoch=progress.epoch)
+    for number in range(progress.step - progress.epoch * run.epoch_steps, run.epoch_steps):
+        rows = run.rows[order[number * recipe.batch : (number + 1) * recipe.batch]]
+        yield Batch(torch.from_numpy(run.store.pixels[rows[fabric.global_rank :: fabric.world_size]]), rows)
+
+
 def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     """Epochs of steps; the encoder is written after each."""
     recipe, fabric, progress, main = run.recipe, run.fabric, run.progress, run.fabric.global_rank == 0
     steps = recipe.epochs * run.epoch_steps
-    signals = Signals()
+    signals, meter = Signals(), run.meter
     before, started = progress.seconds, time.monotonic()
     cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
 
@@ -107,14 +129,14 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
     bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None if main else True, dynamic_ncols=True)
     saved_at = time.monotonic()
-    with bar, signals:
+    with contextlib.ExitStack() as open_files, bar, signals:
         while progress.epoch < recipe.epochs:
-            order = epoch_order(len(run.rows), seed=recipe.seed, epoch=progress.epoch)
-            for number in range(progress.step - progress.epoch * run.epoch_steps, run.epoch_steps):
-                rows = run.rows[order[number * recipe.batch : (number + 1) * recipe.batch]]
-                loss, norm, extras = step(run, rows[fabric.global_rank :: fabric.world_size], steps)
+            ahead = read_ahead(batches(run), pin=fabric.device.type == "cuda")
+            open_files.enter_context(contextlib.closing(ahead))  # the reader ends with the training, however that ends
+            for batch in meter.watch(ahead, images=min(recipe.batch, len(run.rows))):
+                loss, norm, extras = step(run, batch.img_BYX, steps)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
-                    names = list(run.store.table["image"].iloc[rows])
+                    names = list(run.store.table["image"].iloc[batch.rows])
                     if main:
                         run.log.write(event="failed", step=progress.step + 1, loss=str(loss), grad_norm=str(norm), images=names)
                     raise CxrError(
@@ -127,7 +149,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 if main and progress.step % 50 == 0:
                     lr = run.optimizer.param_groups[0]["lr"]
                     noted = {name: float(value) for name, value in extras.items()}
-                    run.log.write(event="step", step=progress.step, loss=loss, lr=lr, grad_norm=norm, **noted)
+                    run.log.write(event="step", step=progress.step, loss=loss, lr=lr, grad_norm=norm, **noted, **meter.read()._asdict())
                 bar.update()
                 bar.set_description(f"epoch {progress.epoch + 1}/{recipe.epochs}", refresh=False)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
@@ -141,10 +163,13 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                     return {"stopped": signals.number}
                 due = checkpoint_steps and progress.step % checkpoint_steps == 0
                 if due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                    begun = time.monotonic()
                     save()
                     saved_at = time.monotonic()
+                    meter.leave_out(saved_at - begun)
             end_epoch(run, before + time.monotonic() - started)
             save()
+    speed = meter.total()
     result = {
         "epochs": progress.epoch,
         "steps": progress.step,
@@ -155,21 +180,21 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu",
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),
-    }
+    } | {name: value if math.isfinite(value) else None for name, value in speed._asdict().items()}
     if main:
         write_json(run.folder / "result.json", result)
     fabric.barrier()
     if main:
         print(
-            f"finished in {progress.seconds / 60:.1f} min; start from it with: "
+            f"finished in {progress.seconds / 60:.1f} min{speed_words(speed)}; start from it with: "
             f"python -m cxrlib train RECIPE --weights {run.folder / ENCODER} ...",
             flush=True,
         )
     return result
 
 
-def step(run: Run, rows: np.ndarray, steps: int) -> tuple[float, float, dict[str, torch.Tensor]]:
-    """One step down the gradient of this method's loss on the images `rows`.
+def step(run: Run, img_BYX: torch.Tensor, steps: int) -> tuple[float, float, dict[str, torch.Tensor]]:
+    """One step down the gradient of this method's loss on these images.
 
     Returns:
         (loss, norm of its gradient before clipping, what else the method notes).
@@ -180,8 +205,8 @@ def step(run: Run, rows: np.ndarray, steps: int) -> tuple[float, float, dict[str
     set_lr(run.optimizer, warmup_cosine(clock.step, steps=steps, warmup=warmup, peak=recipe.lr, floor=recipe.min_lr))
     set_weight_decay(run.optimizer, cosine(clock, recipe.weight_decay, recipe.weight_decay_end))
     seed_step(recipe.seed, clock.step, fabric.global_rank)
-    img_BYX = torch.from_numpy(np.ascontiguousarray(run.store.pixels[rows])).to(fabric.device)
     run.model.train()
+    img_BYX = img_BYX.to(fabric.device, non_blocking=True)
     loss, extras = run.method.loss(fabric, run.model, run.follower, to_float(img_BYX), clock)
     fabric.backward(loss)  # with several processes DDP averages their gradients
     run.method.before_step(run.model, clock)

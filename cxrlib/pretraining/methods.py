@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from cxrlib.data.augment import normalise
+from cxrlib.models.cost import macs
 from cxrlib.models.vit import VisionTransformer
 from cxrlib.pretraining.clock import Clock, cosine
 from cxrlib.pretraining.dino import Dino, Teacher, dino_loss, entropies, follow, next_centre, sharpened
@@ -26,6 +27,10 @@ class GmmlMethod:
     def build(self, encoder: VisionTransformer) -> tuple[nn.Module, nn.Module]:
         """(model, follower)."""
         return Gmml(encoder, in_channels=len(self.recipe.mean)), nn.Identity()
+
+    def macs(self, model: nn.Module) -> float:
+        """Multiply-accumulates per image of all its forward passes whose gradient is taken."""
+        return self.recipe.views * macs(model, image_size=self.recipe.image_size)
 
     def loss(
         self, fabric: Fabric, model: nn.Module, follower: nn.Module, img_B1YX: Tensor, clock: Clock
@@ -64,6 +69,11 @@ class DinoMethod:
         r = self.recipe
         student = Dino(encoder, hidden=r.hidden, bottleneck=r.bottleneck, prototypes=r.prototypes)
         return student, Teacher(student, r.build(drop_path=0.0))
+
+    def macs(self, model: nn.Module) -> float:
+        """As GMML's. The teacher's passes need no gradient, so they count for a third (a gradient costs two more passes)."""
+        large, small = (macs(model, image_size=size) for size in (self.recipe.image_size, self.recipe.local_size))
+        return 2 * large + self.recipe.local_views * small + 2 * large / 3
 
     def loss(
         self, fabric: Fabric, model: nn.Module, follower: Teacher, img_B1YX: Tensor, clock: Clock

@@ -18,6 +18,7 @@ from cxrlib.pretraining.methods import METHODS, Method
 from cxrlib.training.checkpoint import load_checkpoint, sweep
 from cxrlib.training.company import main_first
 from cxrlib.training.compiled import compile_layers
+from cxrlib.training.meter import Meter, peak_flops
 from cxrlib.training.recompute import recompute_layers
 from cxrlib.training.runs import Log, start_or_resume
 from cxrlib.training.setup import make_fabric, open_store
@@ -57,6 +58,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     progress: Progress
     log: Log
+    meter: Meter
 
     @property
     def epoch_steps(self) -> int:
@@ -92,6 +94,7 @@ def setup(
         group["decay_scale"] = group["weight_decay"]  # 0 for biases, norms, positions and class token, 1 for the rest
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), fused=True)
     follower = follower.to(fabric.device)
+    meter = Meter(macs=method.macs(model), peak=peak_flops(fabric.device) * fabric.world_size)
     if recompute:
         recompute_layers(model)
     if compile:
@@ -101,4 +104,4 @@ def setup(
     progress = Progress(**saved) if saved else Progress()
     board = folder / "tensorboard" if tensorboard else None
     log = main_first(fabric, lambda: Log(folder / "log.jsonl", keep=saved, tensorboard=board))
-    return Run(recipe, method, store, rows, folder, fabric, model, follower, optimizer, progress, log)
+    return Run(recipe, method, store, rows, folder, fabric, model, follower, optimizer, progress, log, meter)
