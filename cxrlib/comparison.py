@@ -74,7 +74,7 @@ def run_folder(out: Path, row: Row, seed: int) -> Path:
 def train_row(
     row: Row, seed: int, *, data: Path, out: Path, device: str, priors: str = "", teacher: str = ""
 ) -> Path:
-    """Trains and scores one row with one seed, making its start first if it has one. Finished steps are not repeated.
+    """Trains and scores one row with one seed, pre-training its start first if it names one. Finished steps are not repeated.
 
     Args:
         row: What to train.
@@ -136,11 +136,13 @@ def taught(teacher: str, recipe: Recipe, *, data: Path, out: Path, device: str) 
 
 
 def started(start: str, seed: int, *, data: Path, out: Path, device: str) -> Path:
-    """The weights that a start names, of the same seed: a finished row's, or an encoder's, pre-trained now on train_val's images.
+    """The weights that a start names, of the same seed: a finished row's, or those of an encoder that is pre-trained on train_val's
+    images, unless that is done already.
 
     Raises:
-        CxrError: That row was not trained in this folder.
+        CxrError: That row was not trained in this folder, or not on these images.
     """
+    from cxrlib.data.store import ImageStore
     from cxrlib.pretraining import pretrain
     from cxrlib.pretraining.recipes import get
 
@@ -149,6 +151,9 @@ def started(start: str, seed: int, *, data: Path, out: Path, device: str) -> Pat
         run = out / "runs" / f"{name}-seed{seed}"
         if not (run / "result.json").exists():
             raise CxrError(f"{run} is not finished: run the comparison that trains {name} with the same --out first")
+        trained_on, store = read_json(run / "run.json")["data"], ImageStore.open(data)
+        if (trained_on["source"], trained_on["images"], tuple(trained_on["findings"])) != (store.source, store.n, store.findings):
+            raise CxrError(f"{run} was trained on other images than {data} holds: prepare both stores from one cohort")
         return run / "best.safetensors"
     folder = out / "runs" / f"{method}-{name}-seed{seed}"
     result = pretrain(dataclasses.replace(get(method, name), seed=seed), data, folder, device=device)

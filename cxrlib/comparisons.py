@@ -24,7 +24,7 @@ class Row:
     """How it is trained; the seed is set by the comparison."""
     start: str = ""
     """Where its weights come from: a pre-training as METHOD:RECIPE, for example "gmml:lt_cpu", or a row of the same seed in the same
-    folder as run:ROW, for example "run:clarity_full". Empty: random weights."""
+    folder as run:ROW, for example "run:clarity_full_early". Empty: random weights."""
     maps: tuple[str, ...] = ()
     """Kinds of map (`cxrlib.localization.maps.MAP_METHODS`) that are scored against the true boxes."""
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def test_the_mask_is_the_one_that_laying_rectangles_until_enough_gives():
             covered[y0:y1, x0:x1] = True
             used += 1
         assert np.array_equal(mask_BYX[b].numpy(), covered), b
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU masks by multiplying, a processor by painting")
+def test_a_gpu_masks_the_same_pixels():
+    box_BR4 = rectangles(torch.rand(9, 60, 4, generator=numbers(1)), size=(96, 96))
+    share_B = torch.linspace(0, 1, 9)
+    assert torch.equal(block_mask(box_BR4.cuda(), share_B.cuda(), size=(96, 96)).cpu(), block_mask(box_BR4, share_B, size=(96, 96)))
 
 
 def test_the_share_of_corrupted_pixels_is_the_drawn_one_and_a_last_rectangle():
@@ -516,6 +524,7 @@ def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(whole, store, tm
     words = ["pretrain", "dino", "mu", "--data", str(store), "--out", str(tmp_path / "run"), "--epochs", "3", "--device", "cpu"]
     assert cli.main(words) == 128 + signal.SIGTERM
     assert "stopped after step 4" in capsys.readouterr().out
+    assert "read-ahead" not in {thread.name for thread in threading.enumerate()}
     monkeypatch.setattr(loop, "step", real)
     assert cli.main(words) == 0
     assert "going on with" in capsys.readouterr().out
@@ -544,15 +553,15 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_spares_the_last_good_stat
 
 @pytest.mark.parametrize("method", MU)
 def test_only_train_val_images_are_seen_and_all_of_them(store, tmp_path, monkeypatch, method):
-    real, seen = loop.batches, []
+    real, seen = loop.films, []
 
     def notes(run):
-        for batch in real(run):
-            np.testing.assert_array_equal(batch.img_BYX, run.store.images_NYX[batch.rows])
-            seen.extend(batch.rows.tolist())
-            yield batch
+        for part in real(run):
+            np.testing.assert_array_equal(part.img_BYX, run.store.images_NYX[part.rows])
+            seen.extend(part.rows.tolist())
+            yield part
 
-    monkeypatch.setattr(loop, "batches", notes)
+    monkeypatch.setattr(loop, "films", notes)
     pretrain(dataclasses.replace(MU[method], epochs=1, batch=4), store, tmp_path / "run", device="cpu")
     table = ImageStore.open(store).table
     assert set(table["split"].iloc[seen]) == {"train_val"} and len(seen) == len(set(seen))

@@ -574,13 +574,19 @@ def test_the_images_of_a_step_without_a_loss_are_named(store, tmp_path, monkeypa
 def test_the_images_of_a_pretraining_s_step_without_a_loss_are_named(store, tmp_path, monkeypatch):
     from cxrlib.pretraining import loop as pretraining_loop
 
-    real, seen = pretraining_loop.step, []
+    read, real, seen, calls = pretraining_loop.films, pretraining_loop.step, [], []
 
-    def poisoned(run, rows, steps):
-        seen.append([run.store.table["image"][row] for row in rows])
-        loss, *rest = real(run, rows, steps)
-        return (float("nan") if len(seen) == 3 else loss, *rest)
+    def noted(run):
+        for part in read(run):
+            seen.append(list(run.store.table["image"].iloc[part.rows]))
+            yield part
 
+    def poisoned(*args):
+        calls.append(args)
+        loss, *rest = real(*args)
+        return (float("nan") if len(calls) == 3 else loss, *rest)
+
+    monkeypatch.setattr(pretraining_loop, "films", noted)
     monkeypatch.setattr(pretraining_loop, "step", poisoned)
     with pytest.raises(CxrError) as stopped:
         pretrain(pretraining_recipes.get("gmml", "mu"), store, tmp_path / "run", device="cpu")

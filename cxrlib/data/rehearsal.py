@@ -108,7 +108,7 @@ def rehearse(n: int, *, size: int = 8, side: int = 8, workers: int = 1) -> dict[
 
 
 def _epoch(store: ImageStore, rows: np.ndarray) -> None:
-    for _ in training_batches(store.images_NYX, store.labels_NC, rows, batch=min(256, len(rows)), seed=0, epoch=0):
+    for _ in training_batches(store.pixels, store.labels_NC, rows, batch=min(256, len(rows)), seed=0, epoch=0):
         pass
 
 

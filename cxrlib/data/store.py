@@ -13,12 +13,11 @@ How large. A byte a pixel, and about 200 bytes an image for the table:
     NIH ChestX-ray14, 112,120          5.6 GB      29.4 GB
     CheXpert, 224,316                 11.3 GB      58.8 GB
 
-Where it does not fit in memory. images.u8 is mapped, not read: opening it costs nothing, several training processes of one
-machine share one copy, and the system keeps as much of it in memory as there is room for, giving pages up when others
-need them. With room for all of it, an epoch after the first reads no disk. With less, each batch asks for its images at once
-(`cxrlib.data.pixels`), so that random reading goes as fast as the disk: 0.14 ms per 224-px image on the disk of our
-measurement, that is 7,000 images a second from one process, and far less from a spinning or a network disk; training's report
-of its waiting for data shows it. Then copy the store to a local SSD first, or prepare a smaller size.
+Where it does not fit in memory. Opening a store reads nothing of images.u8. The system keeps as much of it in memory as there is
+room for, one copy for all training processes of a machine, and gives pages up when others need them. With room for all of it,
+an epoch after the first reads no disk. With less, each batch asks for its images at once (`cxrlib.data.pixels`), so that random
+reading goes as fast as the disk does (`python -m cxrlib bench` measures it), and far slower from a spinning or a network disk;
+training's report of its waiting for data shows it. Then copy the store to a local SSD first, or prepare a smaller size.
 
 Where it does not fit on one disk. The genuine films may be spread: images_001 to images_012 of an NIH folder may be links to
 folders on other disks. Of the store, only images.u8 is large; make a link of that name in the empty folder before `prepare`, to

@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.masks or (Path(data) / "phantom.json").is_file():
         mask_of = phantom_masks(args.masks or data)
         if (Path(data) / "store.json").is_file():
-            check_belongs(args.masks, ImageStore.open(data))
+            check_belongs(args.masks or data, ImageStore.open(data))
+        elif args.masks and Path(args.masks).resolve() != Path(data).resolve():
+            raise CxrError(f"{data} is no store, so --masks {args.masks} cannot be checked to be of the same images: leave --masks out, or give a store")
     pairs = sheet.chosen_pairs(truth.boxes)
     kept: dict = {}
     about = {"split": args.split, "command": "localize", "versions": versions(), "commit": git_commit()}

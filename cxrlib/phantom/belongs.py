@@ -29,6 +29,8 @@ def check_belongs(cohort: str | Path, store: ImageStore) -> None:
         raise CxrError(f"{folder} is no phantom cohort (no phantom.json): name the folder that the store was prepared from")
     for row in np.unique(np.linspace(0, store.n - 1, min(store.n, LOOKED_AT)).round().astype(int)):
         path = folder / "images" / store.table["image"].iloc[row]
-        drawn_YX = np.asarray(Image.open(path).resize((store.size,) * 2, Image.Resampling.BILINEAR)) if path.is_file() else None
-        if drawn_YX is None or not np.array_equal(drawn_YX, store.image(row)):
+        if not path.is_file():
+            raise CxrError(f"{path} does not exist: name the cohort that the store was prepared from, with its images")
+        drawn_YX = np.asarray(Image.open(path).resize((store.size,) * 2, Image.Resampling.BILINEAR))
+        if not np.array_equal(drawn_YX, store.image(row)):
             raise CxrError(f"{path.name} of {folder} is not the image in the store: name the cohort that the store was prepared from")

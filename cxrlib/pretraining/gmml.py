@@ -44,8 +44,8 @@ def rectangles(draws_BR4: Tensor, *, size: tuple[int, int], align: int = 1, larg
 def block_mask(box_BR4: Tensor, share_B: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Lays rectangle after rectangle until at least `share_B` of the pixels is covered.
 
-    On the device that the rectangles are on: a processor paints them, which takes it a tenth of a second for 128 views of 224
-    pixels; a GPU would have to wait for that, and multiplies matrices instead. Both give the same mask.
+    On the device that the rectangles are on: a processor paints them, one after the other; a GPU would have to wait for that,
+    and multiplies matrices instead. Both give the same mask.
 
     Args:
         box_BR4: At most 255 rectangles per image, see `rectangles`.
@@ -66,6 +66,13 @@ def painted_mask(box_BR4: Tensor, wanted_B: Tensor, *, size: tuple[int, int]) ->
 
     `first` is the number of the first rectangle that covers a pixel: painting from the last to the first leaves it. After
     rectangle k, the pixels with first <= k are covered; so k is the smallest number that at least n pixels do not exceed.
+
+    Args:
+        box_BR4, size: As there.
+        wanted_B: How many pixels to cover, int64.
+
+    Returns:
+        mask_BYX, bool.
     """
     (B, R, _), (Y, X) = box_BR4.shape, size
     first_BYX = np.full((B, Y, X), R, np.uint8)  # R: no rectangle covers the pixel
@@ -85,6 +92,12 @@ def multiplied_mask(box_BR4: Tensor, wanted_B: Tensor, *, size: tuple[int, int])
 
     A pixel is covered if some rectangle spans both its row and its column: the product of the two tables counts how many do.
     The number of the last rectangle is found by halving, all images at once.
+
+    Args:
+        box_BR4, wanted_B, size: As in `painted_mask`.
+
+    Returns:
+        mask_BYX, bool, the same as `painted_mask`'s.
     """
     (B, R, _), (Y, X) = box_BR4.shape, size
     number_R, y_Y, x_X = (torch.arange(n, device=box_BR4.device) for n in (R, Y, X))

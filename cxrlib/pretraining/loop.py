@@ -88,7 +88,7 @@ def pretrain(
     return done
 
 
-class Batch(NamedTuple):
+class Films(NamedTuple):
     """One process's part of one global batch."""
 
     img_BYX: torch.Tensor
@@ -97,13 +97,13 @@ class Batch(NamedTuple):
     """Of the store, of the whole global batch."""
 
 
-def batches(run: Run) -> Iterator[Batch]:
-    """What is left of this epoch."""
+def films(run: Run) -> Iterator[Films]:
+    """What is left of this epoch, batch by batch."""
     recipe, progress, fabric = run.recipe, run.progress, run.fabric
     order = epoch_order(len(run.rows), seed=recipe.seed, epoch=progress.epoch)
     for number in range(progress.step - progress.epoch * run.epoch_steps, run.epoch_steps):
         rows = run.rows[order[number * recipe.batch : (number + 1) * recipe.batch]]
-        yield Batch(torch.from_numpy(run.store.pixels[rows[fabric.global_rank :: fabric.world_size]]), rows)
+        yield Films(torch.from_numpy(run.store.pixels[rows[fabric.global_rank :: fabric.world_size]]), rows)
 
 
 def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
@@ -131,7 +131,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     saved_at = time.monotonic()
     with contextlib.ExitStack() as open_files, bar, signals:
         while progress.epoch < recipe.epochs:
-            ahead = read_ahead(batches(run), pin=fabric.device.type == "cuda")
+            ahead = read_ahead(films(run), pin=fabric.device.type == "cuda")
             open_files.enter_context(contextlib.closing(ahead))  # the reader ends with the training, however that ends
             for batch in meter.watch(ahead, images=min(recipe.batch, len(run.rows))):
                 loss, norm, extras = step(run, batch.img_BYX, steps)

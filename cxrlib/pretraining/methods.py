@@ -29,7 +29,7 @@ class GmmlMethod:
         return Gmml(encoder, in_channels=len(self.recipe.mean)), nn.Identity()
 
     def macs(self, model: nn.Module) -> float:
-        """Multiply-accumulates per image of all its forward passes whose gradient is taken."""
+        """Multiply-accumulates per stored image: of the forward passes of all its views."""
         return self.recipe.views * macs(model, image_size=self.recipe.image_size)
 
     def loss(
@@ -71,7 +71,7 @@ class DinoMethod:
         return student, Teacher(student, r.build(drop_path=0.0))
 
     def macs(self, model: nn.Module) -> float:
-        """As GMML's. The teacher's passes need no gradient, so they count for a third (a gradient costs two more passes)."""
+        """Multiply-accumulates per stored image, of all its views. The teacher's passes need no gradient, so they count for a third (a gradient costs two more passes)."""
         large, small = (macs(model, image_size=size) for size in (self.recipe.image_size, self.recipe.local_size))
         return 2 * large + self.recipe.local_views * small + 2 * large / 3
 

@@ -116,7 +116,7 @@ def pspnet_source(store: ImageStore, size: int, weights: str | Path | None = Non
     model = load_pspnet(find_pspnet(weights)).to(device)
 
     def structures(rows: Sequence[int]) -> list[Structures]:
-        img_BYX = torch.from_numpy(np.ascontiguousarray(store.images_NYX[list(rows)]))
+        img_BYX = torch.from_numpy(store.pixels[np.asarray(rows)])
         # A few at a time: at 512 pixels the network holds hundreds of MB for each.
         return [found for part_BYX in img_BYX.split(4) for found in segment(model, part_BYX.to(device), size)]
 

@@ -44,12 +44,12 @@ class Meter:
     """Counts images and seconds of training steps.
 
     Args:
-        macs: Multiply-accumulates of one forward pass over one image (`cxrlib.models.cost.macs`).
+        macs: Multiply-accumulates of the forward passes that a step makes for one image: in training one pass
+            (`cxrlib.models.cost.macs`; CLARiTy's pass over the background is not counted), in pre-training one per view.
         peak: Operations per second of all devices together; NaN where it is not known, and then so is the MFU.
 
     Source: MFU as in PaLM (arXiv 2204.02311, appendix B): a training step counts as three forward passes, and what is computed
-    twice to save memory counts once. CLARiTy's pass over the
-    background is not counted.
+    twice to save memory counts once.
     """
 
     def __init__(self, *, macs: float, peak: float) -> None:

@@ -395,7 +395,7 @@ QUESTIONS = (
     Question(
         id="ch08.hearsay",
         prompt="N2 = 1, full label attention. Label B alone is shown another film. Which other labels' outputs change?",
-        choices={"a": "all of them", "b": "those that B's query attends to", "c": "none"},
+        choices={"a": "all of them", "b": "those whose queries attend to B", "c": "none"},
         why="Within a layer everybody reads what was there before the layer, and B had not looked yet.",
     ),
     Question(
