@@ -226,7 +226,7 @@ def clarity_cpu_192() -> Recipe:
     0.111, no area 0.116, neither area nor background 0.132.
 
     Command: python -m cxrlib train clarity_cpu_192 --data STORE_192 --priors PRIORS_192 --weights RUN_96/best.safetensors --out RUN
-    Cost: an image costs six times that of `clarity_cpu`: 7 minutes an epoch of 11,000 images on one thread.
+    Cost: an image costs four times that of `clarity_cpu`: 6.5 minutes an epoch of 11,000 images on one thread.
     Expected: finer maps than at 96 px, and nodules that span more than one patch.
     Measured: see data/results/full_cpu_192.
     """
