@@ -66,9 +66,14 @@ def interval(samples_R: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """Where what has this name and seed lies in a comparison's folder: a row's run, a pre-training, a teacher's logits."""
+    return out / "runs" / f"{name}-seed{seed}"
+
+
 def run_folder(out: Path, row: Row, seed: int) -> Path:
     """Where a row's run with a seed lies."""
-    return out / "runs" / f"{row.name}-seed{seed}"
+    return folder_of(out, row.name, seed)
 
 
 def train_row(
@@ -127,7 +132,7 @@ def taught(teacher: str, recipe: Recipe, *, data: Path, out: Path, device: str) 
         raise CxrError("these rows learn from a teacher: train one on the same store (train cpu) and give --teacher RUN")
     store, device = ImageStore.open(data), find_device(device)
     rows, _ = split_rows(store, chosen_labels(store, recipe)[1], recipe)
-    folder = out / "runs" / f"logits-{recipe.epochs}-epochs-seed{recipe.seed}"
+    folder = folder_of(out, f"logits-{recipe.epochs}-epochs", recipe.seed)
     make_logits(
         store, folder, load_teacher(teacher, device=device), rows=rows, seed=recipe.seed, epochs=recipe.epochs,
         ranges=recipe.ranges, device=device, progress=True,
@@ -145,17 +150,18 @@ def started(start: str, seed: int, *, data: Path, out: Path, device: str) -> Pat
     from cxrlib.data.store import ImageStore
     from cxrlib.pretraining import pretrain
     from cxrlib.pretraining.recipes import get
+    from cxrlib.training.checkpoint import BEST
 
     method, _, name = start.partition(":")
     if method == "run":
-        run = out / "runs" / f"{name}-seed{seed}"
+        run = folder_of(out, name, seed)
         if not (run / "result.json").exists():
             raise CxrError(f"{run} is not finished: run the comparison that trains {name} with the same --out first")
         trained_on, store = read_json(run / "run.json")["data"], ImageStore.open(data)
         if (trained_on["source"], trained_on["images"], tuple(trained_on["findings"])) != (store.source, store.n, store.findings):
             raise CxrError(f"{run} was trained on other images than {data} holds: prepare both stores from one cohort")
-        return run / "best.safetensors"
-    folder = out / "runs" / f"{method}-{name}-seed{seed}"
+        return run / BEST
+    folder = folder_of(out, f"{method}-{name}", seed)
     result = pretrain(dataclasses.replace(get(method, name), seed=seed), data, folder, device=device)
     if "stopped" in result:
         raise KeyboardInterrupt

@@ -307,12 +307,12 @@ def full_cpu() -> Comparison:
 
 def full_cpu_192() -> Comparison:
     """`full_cpu`'s CLARiTy goes on at 192 px, on a grid of 24 x 24 patches: see `cxrlib.recipes.clarity_cpu_192`."""
-    row = clarity_row("clarity_full_192", "CLARiTy, on at 192 px", start="run:clarity_full_early", maps=(*OWN_MAPS, "grad_cam"))
+    maps = (*OWN_MAPS, "grad_cam")
     return Comparison(
         "full_cpu_192",
         "CLARiTy goes on at 192 px: the whole recipe on 16,000 phantoms",
         "What does a grid twice as fine give to the maps?",
-        (dataclasses.replace(row, recipe=recipes.clarity_cpu_192()),),
+        (Row("clarity_full_192", "CLARiTy, on at 192 px", recipes.clarity_cpu_192(), "run:clarity_full_early", maps),),
         "clarity_full_192",
         (
             *FULL_COMMANDS,

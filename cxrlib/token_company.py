@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrlib.comparison import RESAMPLES, interval
+from cxrlib.comparison import RESAMPLES, folder_of, interval
 from cxrlib.data.augment import normalise, to_float
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
@@ -36,7 +36,7 @@ def run_of(out: Path, name: str, seed: int) -> Path:
     Raises:
         CxrError: It was not scored yet.
     """
-    folder = out / "runs" / f"{name}-seed{seed}"
+    folder = folder_of(out, name, seed)
     if not (folder / "evaluation" / "test" / "predictions.npz").exists():
         raise CxrError(f"{folder} was not scored yet: give the compare command again to go on")
     return folder

@@ -18,8 +18,8 @@ import pandas as pd
 from PIL import Image
 
 from cxrlib.data.folders import find_images
-from cxrlib.data.pixels import Pixels
 from cxrlib.data.images import decode
+from cxrlib.data.pixels import Pixels
 from cxrlib.data.prepare import prepare
 from cxrlib.data.studies import Studies, empty_boxes
 from cxrlib.errors import CxrError

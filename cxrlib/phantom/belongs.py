@@ -24,7 +24,7 @@ def check_belongs(cohort: str | Path, store: ImageStore) -> None:
     """
     folder = Path(cohort)
     if store.source != "phantom":
-        raise CxrError(f"the store's images are {store.source}'s, and only phantoms come with their anatomy and exact masks")
+        raise CxrError(f"the store's images are {store.source}'s, and only phantoms come with their anatomy and exact masks: take a store of phantoms, or, for priors, --source pspnet or template")
     if not (folder / "phantom.json").is_file():
         raise CxrError(f"{folder} is no phantom cohort (no phantom.json): name the folder that the store was prepared from")
     for row in np.unique(np.linspace(0, store.n - 1, min(store.n, LOOKED_AT)).round().astype(int)):

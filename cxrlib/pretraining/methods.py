@@ -71,7 +71,10 @@ class DinoMethod:
         return student, Teacher(student, r.build(drop_path=0.0))
 
     def macs(self, model: nn.Module) -> float:
-        """Multiply-accumulates per stored image, of all its views. The teacher's passes need no gradient, so they count for a third (a gradient costs two more passes)."""
+        """Multiply-accumulates per stored image, of all its views.
+
+        The teacher's passes need no gradient, so they count for a third: a gradient costs two more passes.
+        """
         large, small = (macs(model, image_size=size) for size in (self.recipe.image_size, self.recipe.local_size))
         return 2 * large + self.recipe.local_views * small + 2 * large / 3
 
