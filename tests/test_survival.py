@@ -57,7 +57,7 @@ from cxrlib.data.pixels import Pixels
 from cxrlib.errors import CxrError
 from cxrlib.pretraining import pretrain
 from cxrlib.pretraining import recipes as pretraining_recipes
-from cxrlib.training import checkpoint, company, loop, objectives, train
+from cxrlib.training import checkpoint, company, keeper, loop, objectives, train
 from cxrlib.training.checkpoint import read_tensors
 
 MU = dataclasses.replace(recipes.mu(), epochs=5)
@@ -206,7 +206,7 @@ def dies_in_a_save(words: list[str], call: int, after: bool) -> int:
         saves(*args, **options)
         os.replace = real
 
-    loop.save_checkpoint = save
+    keeper.save_checkpoint = save
     return cli.main(words)
 
 
@@ -490,9 +490,9 @@ import os, signal, sys, time
 import cxrlib, torch
 torch.set_num_threads(1)
 from cxrlib import cli
-from cxrlib.training import loop
+from cxrlib.training import keeper, loop
 
-save, step, main, steps = loop.save_checkpoint, loop.train_step, os.environ.get("LOCAL_RANK", "0") == "0", 0
+save, step, main, steps = keeper.save_checkpoint, loop.train_step, os.environ.get("LOCAL_RANK", "0") == "0", 0
 
 def slow(*args, **options):
     if steps >= 6:
@@ -506,7 +506,7 @@ def told(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
     return step(*args, **options)
 
-loop.save_checkpoint, loop.train_step = slow, told
+keeper.save_checkpoint, loop.train_step = slow, told
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -122,7 +122,7 @@ def test_the_meter_counts_by_hand(monkeypatch):
 
 def test_time_outside_the_epochs_is_no_step(tmp_path, monkeypatch):
     """Saving after an epoch is not taken out of steps in which it never was: images over seconds, as a stopwatch has them."""
-    from cxrlib.training import loop
+    from cxrlib.training import keeper, loop
 
     store, spent, real = tiny_store(tmp_path / "data"), [], loop.train_step
 
@@ -134,7 +134,7 @@ def test_time_outside_the_epochs_is_no_step(tmp_path, monkeypatch):
             spent.append(time.monotonic() - begun)
 
     monkeypatch.setattr(loop, "train_step", timed)
-    monkeypatch.setattr(loop, "save_checkpoint", lambda *args, **options: time.sleep(0.5))
+    monkeypatch.setattr(keeper, "save_checkpoint", lambda *args, **options: time.sleep(0.5))
     result = train(recipes.mu(), store.folder, tmp_path / "run", device="cpu")
     assert result["images_per_s"] <= 16 * len(spent) / sum(spent) and result["data_wait"] <= 1
 

@@ -99,7 +99,7 @@ def multiplied_mask(box_BR4: Tensor, wanted_B: Tensor, *, size: tuple[int, int])
     Returns:
         mask_BYX, bool, the same as `painted_mask`'s.
     """
-    (B, R, _), (Y, X) = box_BR4.shape, size
+    (_, R, _), (Y, X) = box_BR4.shape, size
     number_R, y_Y, x_X = (torch.arange(n, device=box_BR4.device) for n in (R, Y, X))
     y0_BR1, x0_BR1, y1_BR1, x1_BR1 = (side_BR[..., None] for side_BR in box_BR4.unbind(dim=-1))
     row_BRY = ((y0_BR1 <= y_Y) & (y_Y < y1_BR1)).float()

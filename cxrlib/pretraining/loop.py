@@ -14,10 +14,8 @@ later training keeps for validation too: no label is read. The test list is neve
 """
 
 import contextlib
-import dataclasses
 import math
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,14 +27,14 @@ from tqdm import tqdm
 from cxrlib.data.ahead import read_ahead
 from cxrlib.data.augment import to_float
 from cxrlib.data.feed import epoch_order
-from cxrlib.errors import CxrError
-from cxrlib.io import read_json, write_json
+from cxrlib.io import read_json
 from cxrlib.pretraining.clock import Clock, cosine
 from cxrlib.pretraining.fields import PretrainRecipe
 from cxrlib.pretraining.setup import Run, setup
-from cxrlib.training.checkpoint import save_checkpoint, write_tensors
+from cxrlib.training.checkpoint import write_tensors
 from cxrlib.training.company import company
-from cxrlib.training.loop import seed_step, speed_words
+from cxrlib.training.keeper import Keeper
+from cxrlib.training.loop import seed_step
 from cxrlib.training.optim import set_lr, warmup_cosine
 from cxrlib.training.signals import Signals
 
@@ -110,25 +108,8 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     """Epochs of steps; the encoder is written after each."""
     recipe, fabric, progress, main = run.recipe, run.fabric, run.progress, run.fabric.global_rank == 0
     steps = recipe.epochs * run.epoch_steps
-    signals, meter = Signals(), run.meter
-    before, started = progress.seconds, time.monotonic()
-    cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
-
-    def save() -> None:
-        progress.seconds = round(before + time.monotonic() - started, 3)
-        progress.cpu_seconds = round(cpu_before + time.process_time() - cpu_started, 3)
-        if main:
-            save_checkpoint(
-                run.folder, model=run.model.module, ema=run.follower, optimizer=run.optimizer.optimizer,
-                progress=dataclasses.asdict(progress),
-            )  # fmt: skip
-
-    if main:
-        run.log.start(progress.step)
-    if main and progress.step:
-        print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
-    bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None if main else True, dynamic_ncols=True)
-    saved_at = time.monotonic()
+    keeper = Keeper(run, run.follower, steps=steps, minutes=checkpoint_minutes, every=checkpoint_steps)
+    signals, meter, bar = Signals(), run.meter, keeper.begin()
     with contextlib.ExitStack() as open_files, bar, signals:
         while progress.epoch < recipe.epochs:
             ahead = read_ahead(films(run), pin=fabric.device.type == "cuda")
@@ -136,14 +117,7 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
             for batch in meter.watch(ahead, images=min(recipe.batch, len(run.rows))):
                 loss, norm, extras = step(run, batch.img_BYX, steps)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
-                    names = list(run.store.table["image"].iloc[batch.rows])
-                    if main:
-                        run.log.write(event="failed", step=progress.step + 1, loss=str(loss), grad_norm=str(norm), images=names)
-                    raise CxrError(
-                        f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {progress.step + 1}, so "
-                        f"pre-training cannot go on: the last good state stays in {run.folder}; lower the learning rate, or "
-                        f"look at the data (that step's images begin with {', '.join(names[:3])}; log.jsonl names them all)"
-                    )
+                    raise keeper.failure(loss, norm, step=progress.step + 1, rows=batch.rows, what="pre-training")
                 progress.step += 1
                 progress.loss_sum += loss
                 if main and progress.step % 50 == 0:
@@ -154,43 +128,14 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 bar.set_description(f"epoch {progress.epoch + 1}/{recipe.epochs}", refresh=False)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 if signals.caught(fabric):
-                    save()
-                    fabric.barrier()  # see cxrlib.training.loop
-                    bar.close()
-                    if main:
-                        run.log.write(event="stop", step=progress.step, signal=signals.number)
-                        print(f"stopped after step {progress.step} of {steps}: the same command goes on from here", flush=True)
-                    return {"stopped": signals.number}
-                due = checkpoint_steps and progress.step % checkpoint_steps == 0
-                if due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
-                    begun = time.monotonic()
-                    save()
-                    saved_at = time.monotonic()
-                    meter.leave_out(saved_at - begun)
-            end_epoch(run, before + time.monotonic() - started)
-            save()
-    speed = meter.total()
-    result = {
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "images": len(run.rows),
-        "loss": progress.epoch_loss,
-        "seconds": progress.seconds,
-        "cpu_seconds": progress.cpu_seconds,
-        "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu",
-        "processes": fabric.world_size,
-        "threads": torch.get_num_threads(),
-    } | {name: value if math.isfinite(value) else None for name, value in speed._asdict().items()}
-    if main:
-        write_json(run.folder / "result.json", result)
-    fabric.barrier()
-    if main:
-        print(
-            f"finished in {progress.seconds / 60:.1f} min{speed_words(speed)}; start from it with: "
-            f"python -m cxrlib train RECIPE --weights {run.folder / ENCODER} ...",
-            flush=True,
-        )
-    return result
+                    return keeper.stop(signals.number, bar)
+                if keeper.due():
+                    keeper.save_between()
+            end_epoch(run, keeper.seconds())
+            keeper.save()
+    result = {"epochs": progress.epoch, "steps": progress.step, "images": len(run.rows), "loss": progress.epoch_loss}
+    then = f"; start from it with: python -m cxrlib train RECIPE --weights {run.folder / ENCODER} ..."
+    return keeper.finish(result, then=then)
 
 
 def step(run: Run, img_BYX: torch.Tensor, steps: int) -> tuple[float, float, dict[str, torch.Tensor]]:

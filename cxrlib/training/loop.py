@@ -8,11 +8,9 @@ model from (seed, step).
 """
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +23,13 @@ from tqdm import tqdm
 from cxrlib.data.ahead import read_ahead
 from cxrlib.data.augment import augment, normalise, to_float
 from cxrlib.data.feed import Batch, epoch_order, training_batches
-from cxrlib.errors import CxrError
-from cxrlib.io import read_json, write_json
+from cxrlib.io import read_json
 from cxrlib.metrics import auroc, macro
 from cxrlib.predict import predict
 from cxrlib.recipes import Recipe
-from cxrlib.training.checkpoint import BEST, save_checkpoint, write_tensors
+from cxrlib.training.checkpoint import BEST, write_tensors
 from cxrlib.training.company import company
-from cxrlib.training.meter import Speed
+from cxrlib.training.keeper import Keeper
 from cxrlib.training.objectives import Objective, Part
 from cxrlib.training.optim import set_lr, warmup_cosine
 from cxrlib.training.setup import Progress, Run, setup
@@ -109,18 +106,8 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
     """Epochs of steps; after each, a validation; the best weights are kept; early stopping ends it."""
     recipe, fabric, progress, main = run.recipe, run.fabric, run.progress, run.fabric.global_rank == 0
     steps, warmup = recipe.epochs * run.epoch_steps, round(recipe.warmup_epochs * run.epoch_steps)
+    keeper = Keeper(run, run.ema.module, steps=steps, minutes=checkpoint_minutes, every=checkpoint_steps)
     signals, meter, told, heard = Signals(), run.meter, None, False
-    before, started = progress.seconds, time.monotonic()
-    cpu_before, cpu_started = progress.cpu_seconds, time.process_time()
-
-    def save() -> None:
-        progress.seconds = round(before + time.monotonic() - started, 3)
-        progress.cpu_seconds = round(cpu_before + time.process_time() - cpu_started, 3)
-        if main:
-            save_checkpoint(
-                run.folder, model=run.model.module, ema=run.ema.module, optimizer=run.optimizer.optimizer,
-                progress=dataclasses.asdict(progress),
-            )  # fmt: skip
 
     def settle() -> None:
         """Reads the newest step that was not read yet, and whether some process was told to stop."""
@@ -131,37 +118,16 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
         (loss, number, sent), norm = read.shared_3.tolist(), float(read.norm)
         signals.number = signals.number or (round(number / sent) if sent else 0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            rows = epoch_order(len(run.train_rows), seed=recipe.seed, epoch=read.epoch)[read.place * recipe.batch :][: recipe.batch]
-            names = list(run.store.table["image"].iloc[run.train_rows[rows]])
-            images = ", ".join(names[:3])
-            if main:
-                run.log.write(event="failed", step=read.step, loss=str(loss), grad_norm=str(norm), images=names)
-            raise CxrError(
-                f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} at step {read.step}, so training cannot go on: the "
-                f"last good state stays in {run.folder}; lower the learning rate, or look at the data (that step's images begin "
-                f"with {images}; log.jsonl names them all)"
-            )
+            order = epoch_order(len(run.train_rows), seed=recipe.seed, epoch=read.epoch)
+            rows = run.train_rows[order[read.place * recipe.batch :][: recipe.batch]]
+            raise keeper.failure(loss, norm, step=read.step, rows=rows, what="training")
         progress.loss_sum += loss
         if main and read.step % 50 == 0:
             run.log.write(event="step", step=read.step, loss=loss, lr=read.lr, grad_norm=norm, **meter.read()._asdict())
         show(bar, progress, recipe, run.epoch_steps, loss)
         heard = heard or sent > 0
 
-    def stopped() -> dict:
-        save()
-        fabric.barrier()  # nobody leaves before the state is on disk: launchers kill the rest once one process has ended
-        bar.close()
-        if main:
-            run.log.write(event="stop", step=progress.step, signal=signals.number)
-            print(f"stopped after step {progress.step} of {steps}: the same command goes on from here", flush=True)
-        return {"stopped": signals.number}
-
-    if main:
-        run.log.start(progress.step)
-    if main and progress.step:
-        print(f"going on with {run.folder} after step {progress.step} of {steps}", flush=True)
-    bar = tqdm(total=steps, initial=progress.step, unit="step", disable=None if main else True, dynamic_ncols=True)
-    saved_at = time.monotonic()
+    bar = keeper.begin()
     with contextlib.ExitStack() as open_files, bar, signals:
         while progress.epoch < recipe.epochs and not early(progress, recipe):
             batches = training_batches(
@@ -186,51 +152,28 @@ def fit(run: Run, *, checkpoint_minutes: float, checkpoint_steps: int) -> dict:
                 stop = heard  # by what all processes have told up to the step before: all of them stop after the same step
                 place = progress.step - 1 - progress.epoch * run.epoch_steps
                 told = Told(progress.step, lr, share(fabric, loss, signals.number), norm, progress.epoch, place)
-                due = checkpoint_steps and progress.step % checkpoint_steps == 0
-                if stop or due or time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                if stop or keeper.due():
                     settle()
                     if stop:
-                        return stopped()
-                    begun = time.monotonic()
-                    save()
-                    saved_at = time.monotonic()
-                    meter.leave_out(saved_at - begun)
+                        return keeper.stop(signals.number, bar)
+                    keeper.save_between()
             settle()
             if heard:
-                return stopped()
-            end_epoch(run, before + time.monotonic() - started)
-            save()
-    speed = meter.total()
+                return keeper.stop(signals.number, bar)
+            end_epoch(run, keeper.seconds())
+            keeper.save()
     result = {
         "best_macro_auroc": progress.best,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "steps": progress.step,
         "stopped_early": progress.epoch < recipe.epochs,
-        "seconds": progress.seconds,
-        "cpu_seconds": progress.cpu_seconds,
-        "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu",
-        "processes": fabric.world_size,
-        "threads": torch.get_num_threads(),
-    } | {name: value if math.isfinite(value) else None for name, value in speed._asdict().items()}
-    if main:
-        write_json(run.folder / "result.json", result)
-    fabric.barrier()
-    if main:
-        print(
-            f"finished in {progress.seconds / 60:.1f} min{speed_words(speed)}: validation macro AUROC {progress.best:.3f} after "
-            f"epoch {progress.best_epoch}; score it with: python -m cxrlib evaluate {run.folder} --split test",
-            flush=True,
-        )
-    return result
-
-
-def speed_words(speed: Speed) -> str:
-    """A speed for people, with a comma before it; nothing where no step was timed."""
-    if not math.isfinite(speed.images_per_s):
-        return ""
-    mfu = "" if math.isnan(speed.mfu) else f", MFU {speed.mfu:.0%}"
-    return f", {speed.images_per_s:.0f} images/s, {speed.data_wait:.1%} of the time waiting for data{mfu}"
+    }
+    then = (
+        f": validation macro AUROC {progress.best:.3f} after epoch {progress.best_epoch}; "
+        f"score it with: python -m cxrlib evaluate {run.folder} --split test"
+    )
+    return keeper.finish(result, then=then)
 
 
 def train_step(
