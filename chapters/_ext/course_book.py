@@ -125,6 +125,9 @@ def result_markdown(result: dict, folder: Path) -> list[str]:
         words += f"the highest {best['finding'].replace('_', ' ')} with {shown(best['auroc'])}."
         path = f"/data/results/{folder.name}/auroc.png"
         lines += ["", f"```{{image}} {path}", f":alt: {words}", ":class: dark-light", "```"]
+    if (folder / "localization.txt").exists():
+        table = (folder / "localization.txt").read_text(encoding="utf-8").rstrip().splitlines()
+        lines += ["", "````{admonition} Where it looks: all maps, by finding and by size", ":class: dropdown", "```text", *table, "```", "````"]
     return [*lines, ""]
 
 

@@ -9,7 +9,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cxrlib.errors import CxrError
-from cxrlib.localization.boxes import LEVELS, Frame, unit, upsample
+from cxrlib.localization.boxes import Frame, unit, upsample
+
+MASK_LEVELS: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Thresholds at which a map becomes a mask: .05 to .95, our decision. Boxes are tried at lower ones too (`boxes.LEVELS`)."""
 
 
 def dice(a_YX: np.ndarray, b_YX: np.ndarray) -> float:
@@ -79,7 +82,7 @@ class MaskSweep(NamedTuple):
 
 
 def sweep_mask(
-    map_yx: np.ndarray, mask_YX: np.ndarray, *, levels: tuple[float, ...] = LEVELS, square: int | None = None
+    map_yx: np.ndarray, mask_YX: np.ndarray, *, levels: tuple[float, ...] = MASK_LEVELS, square: int | None = None
 ) -> MaskSweep:
     """Dice and IoU of a map cut at each threshold, from two histograms: no mask is made per threshold.
 

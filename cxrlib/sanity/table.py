@@ -24,7 +24,6 @@ from torch import nn
 
 from cxrlib.data.store import ImageStore
 from cxrlib.errors import CxrError
-from cxrlib.localization.boxes import LEVELS
 from cxrlib.localization.cli import fitting_methods
 from cxrlib.localization.maps import map_method
 from cxrlib.localization.mask_protocol import sweep_masks
@@ -158,7 +157,7 @@ def _cross_fitted(map_Myx: np.ndarray, pairs: Pairs):
     for image in dict.fromkeys(pairs.image_M):
         mine = np.flatnonzero(pairs.image_M == image)
         maps.append(ImageMaps(image, tuple(pairs.finding_M[mine]), map_Myx[mine]))
-    sweep = sweep_masks(table, maps, lambda image, finding: mask_of[image, finding], levels=LEVELS)
+    sweep = sweep_masks(table, maps, lambda image, finding: mask_of[image, finding])
     return cross_fit(sweep, objective="dice", seeds=1).matched
 
 

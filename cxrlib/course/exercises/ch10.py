@@ -381,7 +381,7 @@ QUESTIONS = (
         id="ch10.alone",
         prompt="Mean AUROC over four findings when each is asked alone, the other class tokens removed, against all fourteen together:",
         choices={"a": "the same within a hundredth", "b": "lower", "c": "higher"},
-        why="Patches and other class tokens read every class token. A model that was trained with fourteen has never seen one.",
+        why="Patches and other class tokens read every class token, so the road is open. This model makes little use of it.",
     ),
     Question(
         id="ch10.depth",

@@ -416,12 +416,12 @@ QUESTIONS = (
     ),
     Question(
         id="ch15.kappa",
-        prompt="Which student scores best on other patients?",
+        prompt="Which student scores best on other patients, if a lead below 0.005 counts as none?",
         choices={
-            "a": "labels alone (kappa 0)",
+            "a": "labels alone (kappa 0), or no lead over it",
             "b": "a mix (kappa one quarter to three quarters)",
             "c": "the teacher alone (kappa 1)",
         },
-        why="Labels are right about this film; the teacher is informed about all films. Each has errors of its own, and a mean of two opinions is calmer.",
+        why="Clean labels are right about this film, and a second opinion adds little to them. Where they are wrong, it does.",
     ),
 )

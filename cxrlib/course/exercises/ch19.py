@@ -367,14 +367,14 @@ QUESTIONS = (
     ),
     Question(
         id="ch19.agree",
-        prompt="Four parts were taken away or exchanged. On which losses in mean IoU do all seeds agree?",
-        choices={"a": "SegmentCAM's only", "b": "the anatomy losses' only", "c": "all four", "d": "none"},
+        prompt="Four parts were taken away or exchanged. For which of them does mean IoU fall with every seed?",
+        choices={"a": "SegmentCAM only", "b": "the anatomy losses only", "c": "all four", "d": "none"},
         why="An interval over patients says nothing about another training.",
     ),
     Question(
         id="ch19.region",
         prompt="Without the losses that know anatomy, which finding's fused map loses most?",
         choices={"a": "Cardiomegaly", "b": "Pneumothorax", "c": "Nodule", "d": "another"},
-        why="A region tells where a finding may be. It tells most where the finding fills it.",
+        why="A region tells where a finding may be. It tells most where it is small, and the finding fills it.",
     ),
 )
