@@ -230,7 +230,7 @@ def gather(comparison: Comparison, out: Path, seeds: tuple[int, ...], *, data: P
         "name": comparison.name,
         "question": comparison.question,
         "reference": comparison.reference,
-        "notes": made["notes"][:1] if made["data"]["source"] == "phantom" else [],
+        "notes": [*(made["notes"][:1] if made["data"]["source"] == "phantom" else []), *comparison.notes],
         "commands": list(comparison.commands),
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": list(seeds),
