@@ -1,7 +1,8 @@
 """Named comparisons. A comparison is a function that returns its rows; `python -m cxrlib compare NAME` runs it.
 
-All rows of one comparison share recipe, store and seeds, and differ in what the row's words say. One exception: C-Tran and
-Query2Label train at a rate of 2e-4, the others at 3e-4 (see `lt_row`).
+All rows of one comparison share recipe, store and seeds, and differ in what the row's words say. Exceptions: C-Tran and
+Query2Label train at a rate of 2e-4, the others at 3e-4 (see `lt_row`); a row that goes on from another (`full_cpu_192`) begins
+its schedule anew, at a rate of its own.
 """
 
 import dataclasses
@@ -212,8 +213,8 @@ def clarity_ladder() -> Comparison:
         clarity_row("clarity_cct", "CCT in place of OCT", losses={"orthogonal": 0.0, "contrastive": 0.1}),
         clarity_row("clarity_gap", "GAP in place of attention pooling", pool="mean"),
         clarity_row("clarity_no_priors", "no proximity, no confinement", losses={"proximity": 0.0, "confinement": 0.0}),
-        plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention")),
-        plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", "grad_cam", "gradient_attention"), n2=1, token_std=0.02),
+        plain_row("vit8", "[CLS] ViT, no teacher", "vit", ("class_attention", "grad_cam", "gradient_attention")),
+        plain_row("lt_vit8", "LT-ViT, no teacher", "lt_vit", ("label_attention", "grad_cam", "gradient_attention"), n2=1, token_std=0.02),
     )
     return Comparison(
         "clarity_ladder",
@@ -237,8 +238,8 @@ def every_map() -> Comparison:
         "Does it matter more which model is asked where it looks, or how?",
         (
             clarity_row("clarity", "CLARiTy", maps=(*OWN_MAPS, *LENT_MAPS)),
-            plain_row("vit8", "[CLS] ViT", "vit", ("class_attention", *LENT_MAPS)),
-            plain_row("lt_vit8", "LT-ViT", "lt_vit", ("label_attention", *LENT_MAPS), n2=1, token_std=0.02),
+            plain_row("vit8", "[CLS] ViT, no teacher", "vit", ("class_attention", *LENT_MAPS)),
+            plain_row("lt_vit8", "LT-ViT, no teacher", "lt_vit", ("label_attention", *LENT_MAPS), n2=1, token_std=0.02),
         ),
         "clarity",
         (
@@ -293,8 +294,8 @@ def full_cpu() -> Comparison:
 
     rows = (
         longer(clarity_row("clarity_full_early", "CLARiTy", maps=(*OWN_MAPS, "grad_cam"))),
-        longer(plain_row("vit_full", "[CLS] ViT", "vit", ("class_attention", "grad_cam", "gradient_attention"))),
-        longer(plain_row("lt_vit_full", "LT-ViT", "lt_vit", ("label_attention", "grad_cam"), n2=1, token_std=0.02)),
+        longer(plain_row("vit_full", "[CLS] ViT, no teacher", "vit", ("class_attention", "grad_cam", "gradient_attention"))),
+        longer(plain_row("lt_vit_full", "LT-ViT, no teacher", "lt_vit", ("label_attention", "grad_cam"), n2=1, token_std=0.02)),
     )
     return Comparison(
         "full_cpu",
@@ -326,7 +327,7 @@ def full_cpu_192() -> Comparison:
         "What does a grid twice as fine give to the maps, and what more time on it?",
         (
             Row("clarity_full_192", "CLARiTy, 4 epochs at 192 px", four, "run:clarity_full_early", maps),
-            Row("clarity_full_192_long", "CLARiTy, 12 epochs at 192 px", eight, "run:clarity_full_192", maps),
+            Row("clarity_full_192_long", "CLARiTy, 8 more epochs at 192 px", eight, "run:clarity_full_192", maps),
         ),
         "clarity_full_192",
         (

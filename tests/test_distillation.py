@@ -210,10 +210,11 @@ def test_a_teacher_may_read_larger_images(store, rows, tmp_path):
         make_logits(store, tmp_path / "no", small_teacher._replace(recipe=big), rows=rows, images=other, **VIEWS)
 
 
-def test_a_broken_teacher_is_refused(store, rows, tmp_path):
+@pytest.mark.parametrize("wrong", ["nan", "inf", "-inf"])
+def test_a_broken_teacher_is_refused(store, rows, tmp_path, wrong):
     teacher = quick_teacher(store)
     with torch.no_grad():
-        teacher.model.head.bias[1] = float("nan")
+        teacher.model.head.bias[1] = float(wrong)
     with pytest.raises(CxrError, match="no numbers"):
         make_logits(store, tmp_path, teacher, rows=rows, **VIEWS)
     assert not (tmp_path / "logits.json").exists()

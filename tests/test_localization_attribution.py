@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cxrlib.errors import CxrError
@@ -70,7 +71,8 @@ def test_every_method_that_fits_gives_one_finite_map_per_finding(name, method):
             map_method(method).make(model, images(), findings=3)
         return
     map_BCyx = map_method(method).make(model, images(6), findings=3, names=list("abcdef"))
-    assert map_BCyx.shape == (6, 3, 3, 2) and torch.isfinite(map_BCyx).all()
+    grid = (12, 8) if method == "fused" else (3, 2)  # the fused map is cut on cells of a quarter of a patch's side
+    assert map_BCyx.shape == (6, 3, *grid) and torch.isfinite(map_BCyx).all()
     assert not map_BCyx.requires_grad
     # Grad-CAM++ may cut everything off at 0, which random weights sometimes bring about; so may a foreground mask.
     if MAP_METHODS[method].needs_model and method not in ("fused", "heatmap", "grad_cam_pp"):
@@ -286,7 +288,10 @@ def test_only_the_wanted_maps_are_made_and_they_are_the_same(name, method):
 def test_clarity_and_label_maps_are_the_models_own():
     model, img = build("clarity"), images()
     own = model.maps(img)
-    assert torch.equal(attribution.fused(model, img, findings=3), own.fused_BCyx)
+    attention, heat = (F.interpolate(one, (12, 8), mode="bilinear") for one in (own.attention_BCyx, own.heatmap_BCyx))
+    model.segment_cam.threshold = float(heat.median())  # some of each finding's heatmap is cut off, after it was resized
+    fused = attention * (heat >= model.segment_cam.threshold)
+    assert 0 < (fused > 0).float().mean() < 1 and torch.equal(attribution.fused(model, img, findings=3), fused)
     assert torch.equal(attribution.heatmap(model, img, findings=3), own.heatmap_BCyx)
     assert torch.equal(attribution.class_attention(model, img, findings=3), own.attention_BCyx)
     label_model = build("lt_vit")

@@ -320,7 +320,7 @@ def test_a_teachers_part_of_the_target():
 
 
 def test_descending_the_mask_terms_confines_the_heatmap():
-    """A short descent on one batch: less of the heatmap outside its region, and a smaller foreground, than at the start."""
+    """A short descent on one batch: less than half as much of the heatmap outside its region as at the start."""
     model, region = tiny_clarity(), torch.zeros(2, 3, 5, 4)
     region[:, :, 1:3, 1:3] = 1
     weights = Weights()

@@ -179,10 +179,10 @@ def make_logits(
             img_BYX = torch.from_numpy(images.pixels[rows[chosen[part]]]).to(device)
             img_BIYX, _ = augment(to_float(img_BYX), draws_BK[part].to(device), ranges)
             parts.append(teacher.logits(img_BIYX).cpu())
-        logits_BC = torch.cat(parts).clamp(-60000, 60000).numpy().astype(np.float16)
-        if not np.isfinite(logits_BC).all():
+        logits_BC = torch.cat(parts)
+        if not torch.isfinite(logits_BC).all():
             raise CxrError("the teacher says things that are no numbers: its weights are damaged, or its training failed")
-        return logits_BC.tobytes(), {}
+        return logits_BC.clamp(-60000, 60000).numpy().astype(np.float16).tobytes(), {}  # 16 bits end at 65504
 
     with tqdm(total=epochs * each, unit="block", desc="teach", disable=not progress) as bar:
         job = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

@@ -21,10 +21,10 @@ from cxrlib.models.timm_classifier import TimmClassifier
 
 @torch.no_grad()
 def class_attention(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = ()) -> Tensor:
-    """Where class tokens look: mean over heads and over the last two thirds of the layers.
+    """Where class tokens look: mean over heads and over the last layers.
 
-    CLARiTy has a class token per finding (arXiv 2512.16700, eq. 1). A plain ViT has one for all, so its map is the same for
-    every finding.
+    CLARiTy has a class token per finding and says itself how many layers are read (arXiv 2512.16700, eq. 1). A plain ViT has one
+    token for all, so its map is the same for every finding; the last two thirds of its layers are read, rounded down: one of two.
     """
     if isinstance(model, Clarity):
         return model.maps(img_BIYX).attention_BCyx
@@ -45,8 +45,12 @@ def heatmap(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequenc
 
 
 def fused(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[str] = ()) -> Tensor:
-    """CLARiTy's fused map: class attention within the foreground mask, A * S_f."""
-    return model.maps(img_BIYX).fused_BCyx
+    """CLARiTy's fused map: class attention within the foreground mask, A * S_f.
+
+    Four cells to a side of a patch: attention and heatmap are resized before the heatmap is cut (see `Clarity.maps`), or the mask's
+    outline would follow the patches. Finer changes little, and costs memory (our decision).
+    """
+    return model.maps(img_BIYX, size=(4 * model.grid[0], 4 * model.grid[1])).fused_BCyx
 
 
 @torch.no_grad()
@@ -130,7 +134,8 @@ def grad_cam(
     """Grad-CAM: channels weighted by the mean gradient of the finding's logit, summed, negative values set to 0.
 
     On a ViT the channels are those of the patch tokens as the last attention layer reads them (its `norm1`): behind it,
-    patches no longer reach a class token.
+    patches no longer reach a class token. CLARiTy's score has a second half, SegmentCAM's foreground logit, which reads the
+    patches behind that layer too: of that half little is seen here.
 
     Source: Selvaraju et al. 2017, arXiv 1610.02391, eq. 1 and 2.
     """

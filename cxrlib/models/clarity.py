@@ -243,7 +243,7 @@ class Clarity(VisionTransformer):
     @torch.no_grad()
     def start_at(self, logits_C: Tensor) -> None:
         """Starts both heads so that the first prediction is near these logits, whatever the image."""
-        self.head.weight.zero_()  # the plain mean, which is near 0 after a LayerNorm
+        self.head.weight.zero_()  # the plain mean: near 0 after a LayerNorm, and not quite so before it (pool="mean")
         self.head.bias.copy_(logits_C)
         if self.segment_cam is not None:
             self.segment_cam.classify[-1].weight.zero_()

@@ -375,6 +375,6 @@ QUESTIONS = (
         id="ch19.region",
         prompt="Without the losses that know anatomy, which finding's fused map loses most?",
         choices={"a": "Cardiomegaly", "b": "Pneumothorax", "c": "Nodule", "d": "another"},
-        why="A region tells where a finding may be. It tells most where it is small, and the finding fills it.",
+        why="A region tells where a finding may be. It tells most where it is small.",
     ),
 )
