@@ -11,7 +11,7 @@ import timm
 from cxrlib.errors import CxrError
 from cxrlib.models import LabelTokenViT, VisionTransformer, build_model
 from cxrlib.models.heads import LabelHeads
-from cxrlib.models.lt_vit import LabelBlock, label_rows
+from cxrlib.models.lt_vit import LabelBlock
 from cxrlib.models.vit import Block
 
 SIZES = {"image_size": (24, 16), "patch_size": 8, "in_channels": 1, "width": 12, "depth": 4, "heads": 3}

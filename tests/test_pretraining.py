@@ -30,7 +30,7 @@ from cxrlib.models.weights import start_from
 from cxrlib.pretraining import loop, pretrain, recipes
 from cxrlib.pretraining.clock import Clock, cosine
 from cxrlib.pretraining.dino import Dino, class_token, dino_loss, entropies, follow, next_centre
-from cxrlib.pretraining.gmml import Decoder, Gmml, block_mask, corrupt, kept_layers, l1_on_corrupted, multiplied_mask, rectangles
+from cxrlib.pretraining.gmml import Gmml, block_mask, corrupt, kept_layers, l1_on_corrupted, multiplied_mask, rectangles
 from cxrlib.pretraining.methods import METHODS, DinoMethod
 from cxrlib.pretraining.views import View, blur, crop, crop_boxes, draw_view
 from cxrlib.training.checkpoint import read_tensors
