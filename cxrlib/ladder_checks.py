@@ -45,8 +45,9 @@ def without_regions(out: Path, store: ImageStore, priors: PriorStore, seeds: tup
 
     Returns:
         "findings": a line each. Boxed ones have "inside" (share of a box in its region), "region" (share of the film that the
-        region takes up) and "fills" (share of the region that a box takes up), and scores of each kind of map. "ranks": the
-        rank correlation over the boxed findings between each of those three and the gain in mean IoU of the fused map.
+        region takes up) and "fills" (share of the region that a box takes up, as a ratio of means), and scores of each kind of
+        map. "ranks": the rank correlation over the boxed findings between each of those three and the gain in mean IoU of the
+        fused map.
     """
     truth = comparison_maps.test_truth(store.folder)
     cover = {line.finding: line for line in check_priors(priors, store)}

@@ -39,7 +39,7 @@ class ClarityOutput(NamedTuple):
     heatmap_BCyx: Tensor | None = None
     """H, from 0 to 1 (SegmentCAM)."""
     foreground_BCyx: Tensor | None = None
-    """S_f, the mask: H cut at the threshold (SegmentCAM)."""
+    """S_f, the mask: H cut at the threshold (SegmentCAM); with mask="soft" H itself, where `Clarity.maps` cuts all the same."""
     attention_BCyx: Tensor | None = None
     """A, where each class token looks, if maps were asked for."""
     layers_QBCD: Tensor | None = None
@@ -220,7 +220,7 @@ class Clarity(VisionTransformer):
         image size are resampled.
 
         Args:
-            state: A ViT's state dict, or a CLARiTy's of any image size. It is not changed.
+            state: A ViT's state dict, or a CLARiTy's, of square images of any size. It is not changed.
 
         Raises:
             CxrError: The state has several class tokens, and not as many as this model.

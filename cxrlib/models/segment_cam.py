@@ -126,7 +126,11 @@ class SegmentCAM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He's normals before each ReLU; no evidence at first (K = 0); a mask that starts open (our decisions)."""
+        """He's normals before each ReLU; no evidence at first (K = 0); a mask that starts open (our decisions).
+
+        Open for thresholds up to about .7: H starts at sigmoid(1) = .73. Layouts without a heatmap head start open only until the
+        bias is set to the findings' prevalence (`Clarity.start_at`); then H is the prevalence, and the mask starts shut.
+        """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
