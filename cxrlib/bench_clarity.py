@@ -37,7 +37,11 @@ def stacked(model: Clarity, img_BIYX: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bench_maps(device: str, *, size: int, batch: int, pairs: int, memory_batch: int) -> dict:
-    """Time and peak memory of a forward pass with maps, without, and with stacked explicit attention."""
+    """Time and peak memory of a forward pass with maps, without, and with stacked explicit attention.
+
+    The time against stacked attention is taken at both batch sizes. A single image's maps fit into memory that the allocator has
+    at hand, and then the reading moves with what the process did before; those of a batch do not.
+    """
     torch.manual_seed(0)
     model = Clarity(image_size=size).to(device).eval()
 
@@ -47,7 +51,9 @@ def bench_maps(device: str, *, size: int, batch: int, pairs: int, memory_batch: 
         return [torch.inference_mode()(torch.autocast(device, torch.bfloat16, enabled=device == "cuda")(w)) for w in works]
 
     maps, plain, explicit = alternate(*passes(batch), pairs=pairs, device=device)
-    maps_bytes, _, explicit_bytes = (peak_bytes(work, device=device) for work in passes(memory_batch))
+    many = passes(memory_batch)
+    maps_many, _, explicit_many = alternate(*many, pairs=max(2, pairs // 3), device=device)
+    maps_bytes, _, explicit_bytes = (peak_bytes(work, device=device) for work in many)
     return {
         "size": size,
         "batch": batch,
@@ -56,6 +62,7 @@ def bench_maps(device: str, *, size: int, batch: int, pairs: int, memory_batch: 
         "maps_s_per_image": statistics.median(maps) / batch,
         "maps_over_none": statistics.median(a / b for a, b in zip(maps, plain)),
         "maps_over_stacked": statistics.median(a / b for a, b in zip(maps, explicit)),
+        "maps_over_stacked_many": statistics.median(a / b for a, b in zip(maps_many, explicit_many)),
         "maps_mib": maps_bytes / 2**20,
         "stacked_mib": explicit_bytes / 2**20,
         "memory_ratio": maps_bytes / explicit_bytes,
@@ -125,7 +132,8 @@ def as_rows(readings: dict) -> list[tuple[str, str, str, str]]:
     return [
         (f"CLARiTy with maps at {maps['size']} px against none", f"{maps['maps_over_none']:.3f}x the time", "at most 1.12",
          f"{maps['maps_s_per_image']:.3f} s an image with maps, batch {maps['batch']}"),
-        ("  against all attention stacked", f"{maps['maps_over_stacked']:.3f}x the time", "at most 0.65", "the same scores and maps"),
+        ("  against all attention stacked", f"{maps['maps_over_stacked']:.3f}x the time", "at most 0.65", f"the same scores and maps, batch {maps['batch']}"),
+        ("  the same with more images", f"{maps['maps_over_stacked_many']:.3f}x the time", "at most 0.65", f"batch {maps['memory_batch']}"),
         ("  and its peak memory", f"{maps['memory_ratio']:.3f}x", "at most 0.125",
          f"{maps['maps_mib']:.0f} against {maps['stacked_mib']:.0f} MiB, batch {maps['memory_batch']}"),
         (f"CLARiTy's training step at {step['size']} px against timm's", f"{step['ratio']:.3f}x the time", step["goal"],
