@@ -48,7 +48,7 @@ def fused(model: nn.Module, img_BIYX: Tensor, *, findings: int, names: Sequence[
     """CLARiTy's fused map: class attention within the foreground mask, A * S_f.
 
     Four cells to a side of a patch: attention and heatmap are resized before the heatmap is cut (see `Clarity.maps`), or the mask's
-    outline would follow the patches. Finer changes little, and costs memory (our decision).
+    outline would follow the patches. Finer costs memory, and was not tried (our decision).
     """
     return model.maps(img_BIYX, size=(4 * model.grid[0], 4 * model.grid[1])).fused_BCyx
 

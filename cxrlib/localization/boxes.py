@@ -19,8 +19,11 @@ from scipy.sparse.csgraph import connected_components
 from cxrlib.data.frames import fit
 from cxrlib.errors import CxrError
 
-LEVELS: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, *(round(0.05 * step, 2) for step in range(1, 20)))
-"""Thresholds that are tried: .05 to .95, and four below. Our decision; no paper states its grid.
+MASK_LEVELS: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Thresholds at which a map becomes a mask: .05 to .95. Kept when boxes got lower ones: the stored tables of Dice were made at them."""
+
+LEVELS: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, *MASK_LEVELS)
+"""Thresholds that are tried for boxes: those of masks, and four below. Our decision; no paper states its grid.
 
 The four are for maps that are sharp inside a mask, such as attention times foreground: only near zero is the mask's edge the box.
 They were added after a look at validation patients (CLARiTy at 192 px, seed 0), whose hearts were found in part only.

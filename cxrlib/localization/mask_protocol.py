@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.errors import CxrError
-from cxrlib.localization.boxes import Frame, unit, upsample
-from cxrlib.localization.masks import MASK_LEVELS, border, border_distance, dice, hausdorff, mask_iou, sweep_mask
+from cxrlib.localization.boxes import MASK_LEVELS, Frame, unit, upsample
+from cxrlib.localization.masks import border, border_distance, dice, hausdorff, mask_iou, sweep_mask
 from cxrlib.localization.matching import XYXY, Matched
 from cxrlib.localization.protocol import MASK_OBJECTIVE, SEEDS, CrossFitted, Sweep, cross_fit
 from cxrlib.localization.shapes import mask_box

@@ -9,10 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cxrlib.errors import CxrError
-from cxrlib.localization.boxes import Frame, unit, upsample
-
-MASK_LEVELS: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Thresholds at which a map becomes a mask: .05 to .95, our decision. Boxes are tried at lower ones too (`boxes.LEVELS`)."""
+from cxrlib.localization.boxes import MASK_LEVELS, Frame, unit, upsample
 
 
 def dice(a_YX: np.ndarray, b_YX: np.ndarray) -> float:
